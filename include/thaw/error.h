@@ -21,6 +21,9 @@ struct thaw_error {
     char text[500];
 };
 
-#define THAW_ERROR_INIT {.code = 0, .text = ""}
+#define THAW_ERROR_INIT                                                                            \
+    {                                                                                              \
+        .code = 0, .text = ""                                                                      \
+    }
 
 #endif

@@ -110,7 +110,8 @@ static inline void buf_finish(struct buf *b)
     *b = (struct buf){0};
 }
 
-/** buf_extend() - append @len uninitialised bytes and return them; NULL (and failed) on no memory */
+/** buf_extend() - append @len uninitialised bytes and return them; NULL (and failed) on no memory
+ */
 static inline void *buf_extend(struct buf *b, size_t len)
 {
     if (b->failed || len > SIZE_MAX / 2 - b->len) {

@@ -13,7 +13,8 @@
 /** file_read_at() - up to @len bytes at @off; the count (short only at end of file) or -errno */
 [[gnu::warn_unused_result]] ssize_t file_read_at(int fd, void *buf, size_t len, uint64_t off);
 
-/** file_write_at() - exactly @len bytes at @off; 0 or -errno (-EIO when the kernel takes nothing) */
+/** file_write_at() - exactly @len bytes at @off; 0 or -errno (-EIO when the kernel takes nothing)
+ */
 [[gnu::warn_unused_result]] int file_write_at(int fd, const void *buf, size_t len, uint64_t off);
 
 /**

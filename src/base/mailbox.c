@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/mailbox.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -15,31 +17,34 @@ int mailbox_init(struct mailbox *box)
     if (fd < 0)
         return -errno;
     atomic_init(&box->head, NULL);
+    atomic_init(&box->posting, 0);
     box->event_fd = fd;
     return 0;
 }
 
 void mailbox_finish(struct mailbox *box)
 {
+    /* Pairs with the release in mailbox_post(); a sender is a few instructions from its end. */
+    while (atomic_load_explicit(&box->posting, memory_order_acquire) > 0)
+        sched_yield();
     close_fd(&box->event_fd);
 }
 
 void mailbox_post(struct mailbox *box, struct message *m)
 {
-    struct message *head = atomic_load_explicit(&box->head, memory_order_relaxed);
-    int fd = box->event_fd; /* read first: once pushed, the receiver may end the mailbox's life */
+    static const uint64_t one = 1;
+    struct message *head;
 
+    atomic_fetch_add_explicit(&box->posting, 1, memory_order_relaxed);
+    head = atomic_load_explicit(&box->head, memory_order_relaxed);
     do {
         m->next = head;
     } while (!atomic_compare_exchange_weak_explicit(&box->head, &head, m, memory_order_release,
                                                     memory_order_relaxed));
-    if (!head) {
-        static const uint64_t one = 1;
-
-        /* Fails only when the counter is full, and then the receiver is awake as it is. */
-        if (write(fd, &one, sizeof(one)) < 0)
-            return;
-    }
+    /* The write fails only when the counter is full, and then the receiver is awake as it is. */
+    if (!head && write(box->event_fd, &one, sizeof(one)) < 0)
+        assert(errno == EAGAIN);
+    atomic_fetch_sub_explicit(&box->posting, 1, memory_order_release);
 }
 
 struct message *mailbox_take(struct mailbox *box)

@@ -14,26 +14,33 @@
  * a push that comes between finds the stack empty or not, and either the message is taken now or
  * the eventfd is readable again.
  *
- * A message belongs to the mailbox from mailbox_post() until its function is called.
+ * A message belongs to the mailbox from mailbox_post() until its function is called. That may be
+ * before mailbox_post() has returned on the sending thread, so the mailbox counts the senders that
+ * are still inside; mailbox_finish() waits them out, and no wake-up is ever written to a closed,
+ * perhaps already reused, descriptor.
  */
 
 #include <stdatomic.h>
 #include <stddef.h>
 
 struct message {
-    struct message *next;                /* mailbox only */
+    struct message *next;                  /* mailbox only */
     void (*deliver)(struct message *self); /* called on the receiving thread; may free @self */
 };
 
 struct mailbox {
     _Atomic(struct message *) head; /* [a] senders push (release), receiver swaps out (acquire) */
+    _Atomic(unsigned) posting;      /* [a] senders inside mailbox_post() */
     int event_fd;                   /* owned; readable when messages wait */
 };
 
 /** mailbox_init() - 0, or -errno when no eventfd is to be had */
 [[gnu::warn_unused_result]] int mailbox_init(struct mailbox *box);
 
-/** mailbox_finish() - release @box; messages still in it are dropped, their owners keep them */
+/**
+ * mailbox_finish() - release @box. The receiver calls it when no message can be sent any more;
+ * messages still in it are dropped, their owners keep them.
+ */
 void mailbox_finish(struct mailbox *box);
 
 /** mailbox_post() - send @m, whose deliver is set. Any thread; does not block. */

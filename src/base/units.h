@@ -18,9 +18,9 @@
 #define GIB (1024 * MIB)
 #define TIB (1024 * GIB)
 
-#define PAGE_BYTES    (4 * KIB)  /* the small page of x86-64 and of arm64 as thaw supports it */
-#define GRANULE_BYTES (64 * KIB) /* unit of residency and of verification */
-#define CHUNK_BYTES   (4 * MIB)  /* unit of single flight */
+#define PAGE_BYTES     (4 * KIB)  /* the small page of x86-64 and of arm64 as thaw supports it */
+#define GRANULE_BYTES  (64 * KIB) /* unit of residency and of verification */
+#define CHUNK_BYTES    (4 * MIB)  /* unit of single flight */
 #define CHUNK_GRANULES (CHUNK_BYTES / GRANULE_BYTES)
 
 struct image_off {
@@ -40,8 +40,7 @@ struct host_addr {
 #define MIN(a, b)     ((a) < (b) ? (a) : (b))
 #define MAX(a, b)     ((a) > (b) ? (a) : (b))
 
-#define container_of(ptr, type, member)                                                            \
-    ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 static inline uint64_t div_round_up(uint64_t n, uint64_t by)
 {

@@ -135,8 +135,8 @@ static void buf_grows(void **state)
 }
 
 /* Many senders, one receiver: nothing lost, nothing doubled, each sender's order kept. */
-#define SENDERS      4
-#define PER_SENDER   20000
+#define SENDERS    4
+#define PER_SENDER 20000
 struct numbered {
     struct message msg;
     unsigned sender, number;
