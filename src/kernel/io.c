@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernel/io.h"
+
+#include <errno.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "kernel/io_internal.h"
+
+int io_engine_create(enum io_kind kind, struct io_engine **ret, struct thaw_error *e)
+{
+    struct thaw_error why = THAW_ERROR_INIT;
+    int r;
+
+    if (kind == IO_KIND_POOL)
+        return io_pool_engine_create(ret, e);
+    if (kind == IO_KIND_URING)
+        return io_uring_engine_create(ret, e);
+    r = io_uring_engine_create(ret, &why);
+    if (r < 0) {
+        log_debug("%s, using threads and pread instead", why.text);
+        r = io_pool_engine_create(ret, e);
+    }
+    return r;
+}
+
+void io_engine_destroy(struct io_engine *io)
+{
+    if (io)
+        io->destroy(io);
+}
+
+enum io_kind io_engine_kind(const struct io_engine *io)
+{
+    return io->kind;
+}
+
+void io_submit(struct io_engine *io, struct io_request *r)
+{
+    r->engine = io;
+    r->transferred = 0;
+    io->submit(io, r);
+}
+
+int io_progress(struct io_request *r, ssize_t result, ssize_t *ret_result)
+{
+    if (result == -EINTR || result == -EAGAIN)
+        return 0;
+    /* O_DIRECT refuses to go on after the odd bytes at the end of a file: that was the end. */
+    if (result == -EINVAL && r->op == IO_READ && r->transferred % PAGE_BYTES != 0)
+        result = 0;
+    if (result < 0 || r->op == IO_OPEN) {
+        *ret_result = result;
+        return 1;
+    }
+    r->transferred += (size_t)result;
+    if (result > 0 && r->transferred < r->len_bytes)
+        return 0;
+    *ret_result = (ssize_t)r->transferred;
+    return 1;
+}
