@@ -118,7 +118,7 @@ static inline void *buf_extend(struct buf *b, size_t len)
         b->failed = true;
         return NULL;
     }
-    if (b->len + len > b->cap) {
+    if (b->len + len > b->cap || !b->data) { /* even no bytes have an address */
         size_t cap = b->cap ? b->cap : 256;
         void *data;
 

@@ -28,8 +28,9 @@ void log_line(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
     va_end(ap);
-    strcat(line, "\n");
-    if (write(STDERR_FILENO, line, strlen(line)) < 0)
+    n = (int)strlen(line);
+    line[n] = '\n'; /* in place of the NUL, for which room was left */
+    if (write(STDERR_FILENO, line, (size_t)n + 1) < 0)
         errno = saved; /* nowhere left to say so */
     errno = saved;
 }
