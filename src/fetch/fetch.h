@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_FETCH_FETCH_H
+#define THAW_FETCH_FETCH_H
+
+/*
+ * Bringing granules of stored objects into their caches, once for all who want them.
+ *
+ * A flight is one read of a run of granules that nobody else is reading. Whoever wants a granule
+ * that is not there joins the flight that carries it, or makes one; when the granule has been
+ * verified and published (or has failed), every waiter gets a message in the mailbox of its own
+ * thread. Nobody waits inside a call.
+ *
+ *     fetch_pin() != NULL  ->  serve it, fetch_unpin()
+ *     fetch_want() == 0    ->  a message will come; then pin (or see why not) again
+ *     fetch_want() < 0     ->  -EALREADY: it has just become ready, pin now
+ *
+ * Invariants. A granule is FILLING in the cache exactly while one flight of its object carries it;
+ * both change together under the object's lock, except that publishing comes first: whoever misses
+ * the flight then finds the granule. The lock is a leaf: no system call and no callback under it.
+ * A failed granule is absent again before its waiters are told, so the next request tries anew.
+ * A granule is published only when its sum holds (or when the object has no sums: see below).
+ *
+ * Flights come from a fixed pool. When it is empty a waiter is parked, and told -EAGAIN as soon as
+ * a flight is free again. Nothing is allocated after fetch_create() and fetch_object_open().
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/mailbox.h"
+#include "base/units.h"
+#include "kernel/io.h"
+#include "store/store.h"
+
+struct fetch;
+struct fetch_object;
+struct thaw_error;
+
+/**
+ * struct fetch_waiter - somebody who waits for one granule
+ * @msg: its deliver is called on the thread that reads @to
+ * @to: where to send the message
+ * @result: set before the message is sent: 0, the cause of the failure as -errno, or -EAGAIN when
+ *          the request must be made again
+ */
+struct fetch_waiter {
+    struct message msg;
+    struct mailbox *to;
+    int result;
+
+    uint32_t granule;          /* fetch only */
+    struct fetch_waiter *next; /* fetch only */
+};
+
+/**
+ * struct fetch_counters - what was read from the store, since the start
+ * @read_bytes: bytes of objects read, sums not included
+ * @failed: granules that could not be read or did not verify
+ */
+struct fetch_counters {
+    uint64_t flights;
+    uint64_t read_bytes;
+    uint64_t failed;
+    uint64_t unverified_bytes;
+};
+
+/** fetch_create() - the machinery that all objects of a process share */
+[[gnu::warn_unused_result]] int fetch_create(struct fetch **ret, struct thaw_error *e);
+
+/** fetch_destroy() - all objects must be closed. NULL is allowed. */
+void fetch_destroy(struct fetch *f);
+
+/** fetch_counters() - a snapshot. Any thread. */
+struct fetch_counters fetch_counters(const struct fetch *f);
+
+/**
+ * struct fetch_object_options - which object
+ * @name: of the data; @sums_name: of its granule sums, NULL or "" when there are none: then what is
+ *        read is served unverified, and counted
+ * @size_bytes: of the object, uncompressed
+ */
+struct fetch_object_options {
+    struct store *store;
+    struct uuid build;
+    const char *name;
+    const char *sums_name;
+    uint64_t size_bytes;
+};
+
+/** fetch_object_open() - an object with an empty cache. Reads nothing. */
+[[gnu::warn_unused_result]] int fetch_object_open(struct fetch *f,
+                                                  const struct fetch_object_options *options,
+                                                  struct fetch_object **ret, struct thaw_error *e);
+
+/** fetch_object_close() - wait for its flights to land, then release it. NULL is allowed. */
+void fetch_object_close(struct fetch_object *o);
+
+/** fetch_pin() - the memory of @granule if it is ready, to be unpinned soon; NULL otherwise */
+const void *fetch_pin(struct fetch_object *o, uint32_t granule);
+
+void fetch_unpin(struct fetch_object *o, uint32_t granule);
+
+/**
+ * fetch_want() - ask for a granule that could not be pinned
+ * @w: with msg.deliver and to set; fetch's until its message is delivered
+ *
+ * A demand for the granule after one that is there or under way reads a few more ahead.
+ *
+ * Returns: 0 when @w will get a message, -EALREADY when the granule became ready meanwhile (@w is
+ * then free at once). Any thread.
+ */
+[[gnu::warn_unused_result]] int fetch_want(struct fetch_object *o, uint32_t granule,
+                                           enum io_priority priority, struct fetch_waiter *w);
+
+/** fetch_allocated_bytes() - memory that the cache of @o takes now */
+int64_t fetch_allocated_bytes(const struct fetch_object *o);
+
+#endif

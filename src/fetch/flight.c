@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The life of a flight, from the pool to its landing. See fetch/internal.h for the states.
+ *
+ * Verification runs where the last read completes, on the I/O thread: the sum of a granule takes
+ * a few microseconds, a message to another processor and back takes a hundred.
+ */
+#include "fetch/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+
+static struct flight *take_locked(struct fetch *f)
+{
+    struct flight *fl = f->free;
+
+    if (fl) {
+        f->free = fl->next;
+        f->free_count--;
+    }
+    return fl;
+}
+
+struct flight *flight_take(struct fetch *f)
+{
+    LOCK_SCOPE(&f->mu);
+
+    return take_locked(f);
+}
+
+static struct fetch_waiter *put_locked(struct fetch *f, struct flight *fl)
+{
+    struct fetch_waiter *w = f->parked;
+
+    fl->next = f->free;
+    f->free = fl;
+    f->free_count++;
+    if (!w)
+        return NULL;
+    if (f->free_count == FLIGHT_POOL) {
+        f->parked = NULL;
+    } else {
+        f->parked = w->next;
+        w->next = NULL;
+    }
+    return w;
+}
+
+static void send_back(struct fetch_waiter *w)
+{
+    struct fetch_waiter *next;
+
+    for (; w; w = next) {
+        next = w->next;
+        waiter_finish(w, -EAGAIN);
+    }
+}
+
+void flight_put(struct fetch *f, struct flight *fl)
+{
+    struct fetch_waiter *w;
+
+    if (!fl)
+        return;
+    mutex_lock(&f->mu);
+    w = put_locked(f, fl);
+    mutex_unlock(&f->mu);
+    send_back(w);
+}
+
+void flight_park(struct fetch *f, struct fetch_waiter *w)
+{
+    struct flight *fl;
+
+    mutex_lock(&f->mu);
+    w->next = NULL;
+    if (f->parked)
+        f->parked_last->next = w;
+    else
+        f->parked = w;
+    f->parked_last = w;
+    fl = take_locked(f);
+    /* One was given back since the caller looked: nobody else would send the waiter for it. */
+    w = fl ? put_locked(f, fl) : NULL;
+    mutex_unlock(&f->mu);
+    send_back(w);
+}
+
+void waiter_finish(struct fetch_waiter *w, int result)
+{
+    w->result = result;
+    mailbox_post(w->to, &w->msg);
+}
+
+void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first, uint32_t max)
+{
+    uint32_t end = MIN(cache_granules(o->cache), first + max);
+    struct flight **list = &o->chunks[first / CHUNK_GRANULES];
+    uint32_t g = first;
+    void *memory;
+    int r;
+
+    end = MIN(end, (uint32_t)round_down(first, CHUNK_GRANULES) + (uint32_t)CHUNK_GRANULES);
+    end = MIN(end, (first / SUMS_PER_PAGE + 1) * SUMS_PER_PAGE);
+    r = cache_reserve(o->cache, g, &memory);
+    assert(r == 0); /* only reservations under this lock leave the absent state */
+    fl->data.buf = memory;
+    for (g++; g < end && cache_reserve(o->cache, g, &memory) == 0; g++)
+        ;
+    fl->object = o;
+    fl->first = first;
+    fl->count = g - first;
+    fl->waiters = NULL;
+    fl->next = *list;
+    *list = fl;
+    o->flights++;
+}
+
+struct flight *flight_find_locked(const struct fetch_object *o, uint32_t granule)
+{
+    struct flight *fl = o->chunks[granule / CHUNK_GRANULES];
+
+    while (fl && (granule < fl->first || granule - fl->first >= fl->count))
+        fl = fl->next;
+    return fl;
+}
+
+static size_t flight_bytes(const struct flight *fl)
+{
+    return (fl->count - 1) * GRANULE_BYTES +
+           cache_granule_bytes(fl->object->cache, fl->first + fl->count - 1);
+}
+
+static void unlist_locked(struct flight *fl)
+{
+    struct flight **p = &fl->object->chunks[fl->first / CHUNK_GRANULES];
+
+    while (*p != fl)
+        p = &(*p)->next;
+    *p = fl->next;
+}
+
+/* Publishes what holds; bit i of the result is set when granule first + i does not. */
+static uint64_t verify(struct flight *fl, int *ret_cause)
+{
+    struct fetch_object *o = fl->object;
+    const uint64_t *sums = NULL;
+    uint64_t bad = 0;
+    int r = fl->data_result < 0 ? (int)fl->data_result : 0;
+
+    if (r == 0 && o->sums.object)
+        r = sums_table_find(&o->sums, fl, &sums);
+    for (uint32_t i = 0; i < fl->count; i++) {
+        size_t len = cache_granule_bytes(o->cache, fl->first + i);
+        const char *memory = (const char *)fl->data.buf + i * GRANULE_BYTES;
+        bool whole = r == 0 && fl->data_result >= (int64_t)(i * GRANULE_BYTES + len);
+
+        if (!whole || (sums && sums_of(memory, len) != sums[i])) {
+            bad |= UINT64_C(1) << i;
+            *ret_cause = r < 0 ? r : -EBADMSG;
+            continue;
+        }
+        if (!sums)
+            atomic_fetch_add_explicit(&o->fetch->unverified_bytes, len, memory_order_relaxed);
+        cache_publish(o->cache, fl->first + i);
+    }
+    return bad;
+}
+
+static void land(struct flight *fl)
+{
+    struct fetch_object *o = fl->object;
+    struct fetch *f = o->fetch;
+    struct fetch_waiter *w, *next;
+    int cause = 0;
+    uint64_t bad = verify(fl, &cause);
+    uint32_t first = fl->first;
+
+    if (fl->data_result > 0)
+        atomic_fetch_add_explicit(&f->read_bytes, (uint64_t)fl->data_result, memory_order_relaxed);
+    atomic_fetch_add_explicit(&f->failed, (uint64_t)__builtin_popcountll(bad),
+                              memory_order_relaxed);
+    mutex_lock(&o->mu);
+    for (uint32_t i = 0; i < fl->count; i++) {
+        if (bad >> i & 1)
+            cache_abandon(o->cache, first + i);
+    }
+    unlist_locked(fl);
+    w = TAKE_PTR(fl->waiters);
+    mutex_unlock(&o->mu);
+
+    flight_put(f, fl);
+    for (; w; w = next) {
+        next = w->next;
+        waiter_finish(w, bad >> (w->granule - first) & 1 ? cause : 0);
+    }
+    /* Last: from here on the object may be closed. */
+    mutex_lock(&o->mu);
+    if (--o->flights == 0)
+        pthread_cond_broadcast(&o->landed);
+    mutex_unlock(&o->mu);
+}
+
+static void read_done(struct flight *fl)
+{
+    /* acq_rel: the last one sees what the other one's thread wrote. */
+    if (atomic_fetch_sub_explicit(&fl->pending, 1, memory_order_acq_rel) == 1)
+        land(fl);
+}
+
+static void data_done(struct store_read *r, int64_t result)
+{
+    struct flight *fl = container_of(r, struct flight, data);
+
+    fl->data_result = result;
+    read_done(fl);
+}
+
+static void sums_done(struct store_read *r, int64_t result)
+{
+    struct flight *fl = container_of(r, struct flight, sums);
+
+    fl->sums_result = result;
+    read_done(fl);
+}
+
+void flight_start(struct flight *fl, enum io_priority priority)
+{
+    struct fetch_object *o = fl->object;
+    bool read_sums = o->sums.object && !sums_table_loaded(&o->sums, fl->first);
+
+    atomic_fetch_add_explicit(&o->fetch->flight_count, 1, memory_order_relaxed);
+    atomic_store_explicit(&fl->pending, read_sums ? 2 : 1, memory_order_relaxed);
+    fl->data.object = o->data;
+    fl->data.len_bytes = flight_bytes(fl);
+    fl->data.offset = (struct c_off){fl->first * GRANULE_BYTES};
+    fl->data.priority = priority;
+    fl->data.done = data_done;
+    if (read_sums) {
+        fl->sums.object = o->sums.object;
+        fl->sums.buf = fl->sums_page;
+        fl->sums.len_bytes = SUMS_PAGE_BYTES;
+        fl->sums.offset = (struct c_off){fl->first / SUMS_PER_PAGE * (uint64_t)SUMS_PAGE_BYTES};
+        fl->sums.priority = priority;
+        fl->sums.done = sums_done;
+        store_read(&fl->sums);
+    }
+    store_read(&fl->data);
+}

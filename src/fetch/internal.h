@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_FETCH_INTERNAL_H
+#define THAW_FETCH_INTERNAL_H
+
+/* Shared between the files of src/fetch: flights, their pool, the sums of an object. */
+
+#include <stdatomic.h>
+
+#include "base/thread.h"
+#include "cache/cache.h"
+#include "fetch/fetch.h"
+#include "format/sums.h"
+
+#define FLIGHT_POOL         256u
+#define READ_AHEAD_GRANULES 8u
+
+/*
+ * One read of granules [first, first + count) of an object, within one chunk and one page of sums.
+ *
+ *     free -> listed (data read, and sums read if needed) -> verify -> publish -> unlisted -> free
+ */
+struct flight {
+    struct flight *next; /* [m] fetch.mu when free, object.mu when listed */
+    struct fetch_object *object;
+    uint32_t first;
+    uint32_t count;
+    struct fetch_waiter *waiters; /* [m] object.mu */
+    struct store_read data;
+    struct store_read sums;
+    int64_t data_result;
+    int64_t sums_result;
+    _Atomic(unsigned) pending; /* [a] reads not finished; the last one verifies */
+    void *sums_page;           /* owned: SUMS_PAGE_BYTES, page-aligned */
+    uint64_t *sums_decoded;    /* owned: SUMS_PER_PAGE, for when the table is being filled */
+};
+
+struct fetch {
+    pthread_mutex_t mu;
+    struct flight *free;              /* [m] mu */
+    unsigned free_count;              /* [m] mu */
+    struct fetch_waiter *parked;      /* [m] mu: waiters without a flight, oldest first */
+    struct fetch_waiter *parked_last; /* [m] mu: valid while parked is not NULL */
+    struct flight *flights;           /* owned: all FLIGHT_POOL of them */
+    _Atomic(uint64_t) flight_count;   /* [a] counters: relaxed */
+    _Atomic(uint64_t) read_bytes;
+    _Atomic(uint64_t) failed;
+    _Atomic(uint64_t) unverified_bytes;
+};
+
+/* The sums of one object, page by page as they are needed. */
+struct sums_table {
+    struct store_object *object; /* owned; NULL: the object has no sums */
+    uint64_t *sums;              /* owned: one per granule, valid where the page is loaded */
+    _Atomic(uint8_t) *pages;     /* owned: [a] enum sums_page_state; LOADED is a release */
+    uint64_t granules;
+};
+
+enum sums_page_state { SUMS_MISSING, SUMS_STORING, SUMS_LOADED };
+
+struct fetch_object {
+    struct fetch *fetch;       /* borrowed */
+    struct cache *cache;       /* owned */
+    struct store_object *data; /* owned */
+    struct sums_table sums;
+    pthread_mutex_t mu;
+    pthread_cond_t landed;
+    struct flight **chunks; /* [m] mu: the flights under way in each chunk */
+    unsigned flights;       /* [m] mu: how many in all */
+};
+
+/* --- sums.c --- */
+
+[[gnu::warn_unused_result]] int sums_table_init(struct sums_table *t, uint64_t size_bytes);
+void sums_table_finish(struct sums_table *t);
+
+/** sums_table_loaded() - whether the sums of @granule can be used without a read */
+bool sums_table_loaded(const struct sums_table *t, uint32_t granule);
+
+/**
+ * sums_table_find() - the sums of the granules of a flight
+ *
+ * Uses the table where it is loaded, else the page that the flight has read, which is checked and
+ * put into the table.
+ *
+ * Returns: 0 and a pointer to the sum of f->first, or -EBADMSG and the like.
+ */
+[[gnu::warn_unused_result]] int sums_table_find(struct sums_table *t, struct flight *f,
+                                                const uint64_t **ret);
+
+/* --- flight.c --- */
+
+/** flight_take() - one from the pool, or NULL. Not under an object's lock. */
+struct flight *flight_take(struct fetch *f);
+
+/**
+ * flight_put() - give one back, and send a parked waiter for it; all of them when every flight is
+ * free, since those who were sent before may not have come. NULL is allowed. Not under a lock.
+ */
+void flight_put(struct fetch *f, struct flight *fl);
+
+/** flight_park() - let @w wait for a flight; it will be sent back with -EAGAIN. Not under a lock.
+ */
+void flight_park(struct fetch *f, struct fetch_waiter *w);
+
+/**
+ * flight_list_locked() - reserve granules and put @fl on the list of their chunk
+ *
+ * The run begins at @first, which must be absent, and takes up to @max granules that are absent
+ * too, in the same chunk and page of sums.
+ */
+void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first, uint32_t max);
+
+/** flight_find_locked() - the flight that carries @granule, or NULL */
+struct flight *flight_find_locked(const struct fetch_object *o, uint32_t granule);
+
+/** flight_start() - send the reads of a listed flight. Not under a lock. */
+void flight_start(struct flight *fl, enum io_priority priority);
+
+/** waiter_finish() - set the result of @w and send its message; @w is gone afterwards */
+void waiter_finish(struct fetch_waiter *w, int result);
+
+#endif
