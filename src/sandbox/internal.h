@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_SANDBOX_INTERNAL_H
+#define THAW_SANDBOX_INTERNAL_H
+
+/* The parts of a sandbox, between resume.c (up), wait.c (while it runs) and sandbox.c (down). */
+
+#include "format/manifest.h"
+#include "format/metadata.h"
+#include "image/image.h"
+#include "memory/server.h"
+#include "observe/timeline.h"
+#include "sandbox/janitor.h"
+#include "sandbox/sandbox.h"
+#include "vmm/vmm.h"
+
+struct sandbox {
+    struct fetch *fetch; /* borrowed */
+    struct store *store; /* borrowed */
+    char build[UUID_TEXT_BYTES];
+    char *run_dir; /* owned, as are the paths below it */
+    char *memory_socket;
+    char *snapfile; /* NULL: the build has none */
+    char *log;
+    int snapfile_fd; /* owned */
+    struct janitor janitor;
+    struct manifest *manifest;    /* owned */
+    struct metadata *metadata;    /* owned */
+    struct image *memory;         /* owned */
+    struct memory_server *server; /* owned; NULL once stopped */
+    const struct vmm_driver *driver;
+    struct vmm *vmm; /* owned; NULL once stopped */
+    struct timeline timeline;
+    struct memory_status status; /* the last one seen; final after stop */
+    bool stopped;
+};
+
+/** sandbox_refresh() - take a new status of the memory server, unless it is stopped */
+void sandbox_refresh(struct sandbox *s);
+
+/** sandbox_failure_text() - which page could not be served, and why; status.failed_pages > 0 */
+void sandbox_failure_text(const struct sandbox *s, char *ret, size_t len);
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sandbox/sandbox.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/units.h"
+#include "fetch/fetch.h"
+#include "sandbox/internal.h"
+
+static_assert(THAW_STAGES_MAX >= TIMELINE_MAX, "every event of the timeline can be told");
+
+void sandbox_refresh(struct sandbox *s)
+{
+    struct memory_status *st = &s->status;
+    bool connected = st->connected_ns != 0, faulted = st->first_fault_ns != 0;
+
+    if (!s->server)
+        return;
+    memory_server_status(s->server, st);
+    if (!connected && st->connected_ns)
+        timeline_add(&s->timeline, "memory handed over", st->connected_ns);
+    if (!faulted && st->first_fault_ns)
+        timeline_add(&s->timeline, "first fault served", st->first_fault_ns);
+}
+
+void sandbox_stop(struct sandbox *s)
+{
+    if (s->stopped)
+        return;
+    s->stopped = true;
+    if (s->vmm)
+        s->driver->stop(s->vmm);
+    sandbox_refresh(s);
+    memory_server_destroy(TAKE_PTR(s->server));
+}
+
+void sandbox_destroy(struct sandbox *s)
+{
+    if (!s)
+        return;
+    sandbox_stop(s);
+    vmm_destroy(s->vmm);
+    close_fd(&s->snapfile_fd);
+    janitor_finish(&s->janitor); /* removes the folder */
+    image_close(s->memory);
+    metadata_destroy(s->metadata);
+    manifest_destroy(s->manifest);
+    free(s->run_dir);
+    free(s->memory_socket);
+    free(s->snapfile);
+    free(s->log);
+    free(s);
+}
+
+void sandbox_info(const struct sandbox *s, struct thaw_sandbox_info *ret)
+{
+    const struct manifest_object *data = manifest_find(s->manifest, IMAGE_MEMORY);
+
+    *ret = (struct thaw_sandbox_info){
+        .build = s->build,
+        .vmm = s->driver->name,
+        .vmm_pid = vmm_pid(s->vmm),
+        .memory_socket = s->memory_socket,
+        .snapfile = s->snapfile,
+        .memory_bytes = image_bytes(s->memory),
+        .memory_stored_bytes = data ? data->uncompressed_bytes : 0,
+    };
+}
+
+void sandbox_stats(struct sandbox *s, struct thaw_sandbox_stats *ret)
+{
+    struct fetch_counters fetched = fetch_counters(s->fetch);
+    const struct memory_status *st = &s->status;
+    double before_ms = 0;
+    int64_t cached;
+
+    sandbox_refresh(s);
+    *ret = (struct thaw_sandbox_stats){.stage_count = s->timeline.count};
+    for (size_t i = 0; i < s->timeline.count; i++) {
+        const struct timeline_event *event = &s->timeline.events[i];
+        double at_ms = (double)event->at_ns / NS_PER_MS;
+
+        ret->stages[i] = (struct thaw_stage){event->name, at_ms, at_ms - before_ms};
+        before_ms = at_ms;
+    }
+    ret->faults.total = st->faults.total;
+    ret->faults.ram = st->faults.ram;
+    ret->faults.disk = st->faults.disk;
+    ret->faults.store = st->faults.store;
+    ret->faults.zero = st->faults.zero;
+    ret->faults.removed = st->faults.removed;
+    ret->bytes.fetched = fetched.read_bytes;
+    ret->bytes.installed = st->installed_bytes;
+    cached = image_allocated_bytes(s->memory);
+    ret->bytes.cached = cached > 0 ? (uint64_t)cached : 0;
+    ret->pages.total = st->pages_total;
+    ret->pages.installed = st->pages_installed;
+    ret->pages.failed = st->failed_pages;
+    ret->seconds = (double)(clock_now_ns() - s->timeline.start_ns) / NS_PER_SEC;
+}

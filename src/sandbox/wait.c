@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* While the VM runs: what the control thread waits for, and what it says. */
+#include "sandbox/sandbox.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "sandbox/internal.h"
+
+struct listener {
+    void (*warn)(void *arg, const char *text);
+    void *arg;
+    uint64_t rejected; /* already told */
+    bool failure_told;
+};
+
+static const char *cause_text(int cause, char *buf, size_t len)
+{
+    switch (cause) {
+    case -EBADMSG:
+        return "the stored bytes do not match their checksum, or are too few";
+    case -ENOENT:
+        return "the object is missing from the store";
+    case -EPROTO:
+        return "the VMM never said what belongs at that address";
+    default:
+        return strerror_r(-cause, buf, len);
+    }
+}
+
+void sandbox_failure_text(const struct sandbox *s, char *ret, size_t len)
+{
+    const struct memory_status *st = &s->status;
+    char where[128], reason[128];
+
+    image_describe(s->memory, (struct image_off){st->failure_at}, where, sizeof(where));
+    snprintf(ret, len, "guest memory at byte %llu (%s) cannot be served: %s",
+             (unsigned long long)st->failure_at, where,
+             cause_text(st->failure, reason, sizeof(reason)));
+}
+
+static void tell_news(const struct sandbox *s, struct listener *l)
+{
+    const struct memory_status *st = &s->status;
+    char text[400];
+
+    if (l->warn && st->rejected > l->rejected) {
+        snprintf(text, sizeof(text), "dropped a connection to the memory socket: %s",
+                 st->rejection);
+        l->warn(l->arg, text);
+    }
+    l->rejected = st->rejected;
+    if (l->warn && st->failed_pages > 0 && !l->failure_told) {
+        sandbox_failure_text(s, text, sizeof(text));
+        l->warn(l->arg, text);
+        l->failure_told = true;
+    }
+}
+
+/* 1: stop_fd, 0: the VM is gone */
+static int wait_for_end(struct sandbox *s, int stop_fd, struct listener *l, struct thaw_error *e)
+{
+    struct pollfd p[] = {
+        {.fd = stop_fd, .events = POLLIN},
+        {.fd = memory_server_event_fd(s->server), .events = POLLIN},
+        {.fd = vmm_pidfd(s->vmm), .events = POLLIN},
+    };
+
+    for (;;) {
+        if (poll(p, ARRAY_SIZE(p), -1) < 0) {
+            if (errno == EINTR)
+                continue;
+            return err_errno(e, -errno, "waiting for the VM's end");
+        }
+        sandbox_refresh(s);
+        tell_news(s, l);
+        if (p[2].revents || s->status.phase == MEMORY_ENDED)
+            return 0;
+        if (p[0].revents)
+            return 1;
+    }
+}
+
+int sandbox_wait(struct sandbox *s, int stop_fd, void (*warn)(void *arg, const char *text),
+                 void *warn_arg, struct thaw_error *e)
+{
+    struct listener l = {.warn = warn, .arg = warn_arg};
+    char text[VMM_EXIT_TEXT_BYTES];
+    int how;
+
+    if (s->stopped)
+        return err_set(e, -ESHUTDOWN, "the sandbox is stopped already");
+    how = wait_for_end(s, stop_fd, &l, e);
+    if (how < 0)
+        return how;
+    if (s->status.failed_pages > 0) {
+        sandbox_failure_text(s, text, sizeof(text));
+        return err_set(e, -EIO, "%s (%llu pages in all)", text,
+                       (unsigned long long)s->status.failed_pages);
+    }
+    if (how == 0 && vmm_pidfd(s->vmm) >= 0) {
+        s->driver->stop(s->vmm);
+        if (!vmm_ended_well(s->vmm))
+            return err_set(e, -ECHILD, "the VMM ended: %s", vmm_exit_text(s->vmm, text));
+    }
+    return how;
+}
