@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/resume_report.h"
+
+enum key { STORE, VMM, VMM_PROGRAM, VMM_OPTION, RUN_DIR, JSON };
+
+static const struct option_spec options[] = {
+    {"store", "STORE", "where the build is: DIR or file:///DIR", STORE},
+    {"vmm", "DRIVER", "qemu, or none: serve a VMM that you start (default: as recorded)", VMM},
+    {"vmm-program", "FILE", "the VMM to run instead of the usual one", VMM_PROGRAM},
+    {"vmm-option", "ARG", "one more option for the VMM, \"-opt value\"; repeatable", VMM_OPTION},
+    {"run-dir", "DIR", "where to make the folder of sockets (default: /run/thaw)", RUN_DIR},
+    {"json", NULL, "print one JSON line when ready and one at the end", JSON},
+    {0},
+};
+
+static const struct verb_spec spec = {
+    .usage = "resume BUILD --store STORE [OPTIONS]",
+    .about = "Brings a build back to life. Its memory arrives page by page, as the guest touches\n"
+             "it. Serves until the VM ends or thaw gets SIGTERM or SIGINT, which end the VM too\n"
+             "if thaw started it.",
+    .options = options,
+};
+
+struct arguments {
+    struct thaw_resume_options resume;
+    struct strings vmm_options;
+    bool json;
+};
+
+static int take(void *arg, int key, const char *value)
+{
+    struct arguments *a = arg;
+
+    switch ((enum key)key) {
+    case STORE:
+        a->resume.store = value;
+        break;
+    case VMM:
+        a->resume.vmm = value;
+        break;
+    case VMM_PROGRAM:
+        a->resume.vmm_program = value;
+        break;
+    case VMM_OPTION:
+        return strings_add(&a->vmm_options, value);
+    case RUN_DIR:
+        a->resume.run_dir = value;
+        break;
+    case JSON:
+        a->json = true;
+        break;
+    }
+    return 0;
+}
+
+/* Signals become something to poll for, before any thread exists. */
+static int open_stop_fd(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void warn(void *arg, const char *text)
+{
+    (void)arg;
+    fprintf(stderr, "thaw: %s\n", text);
+}
+
+static int serve(struct thaw_sandbox *s, const struct arguments *a, int stop_fd)
+{
+    struct thaw_error e = THAW_ERROR_INIT;
+    int status = report_ready(s, a->json);
+    int r;
+
+    if (status != EXIT_OK)
+        return status;
+    r = thaw_sandbox_wait(s, stop_fd, warn, NULL, &e);
+    thaw_sandbox_stop(s);
+    status = report_end(s, a->json);
+    return r < 0 ? fail(&e) : status;
+}
+
+static int resume(struct arguments *a)
+{
+    struct thaw_error e = THAW_ERROR_INIT;
+    int stop_fd = open_stop_fd(), status;
+    struct thaw_sandbox *s;
+
+    if (stop_fd < 0) {
+        perror("thaw: signalfd");
+        return EXIT_FAILED;
+    }
+    a->resume.vmm_options = a->vmm_options.list;
+    if (thaw_resume(&a->resume, &s, &e) < 0) {
+        close(stop_fd);
+        return fail(&e);
+    }
+    status = serve(s, a, stop_fd);
+    thaw_sandbox_destroy(s);
+    close(stop_fd);
+    return status;
+}
+
+int verb_resume(int argc, char **argv)
+{
+    struct arguments a = {.resume.opts_size = sizeof(a.resume)};
+    int first, status = parse_options(&spec, argc, argv, take, &a, &first);
+
+    if (status < 0 && first + 1 != argc)
+        status = usage_error(&spec, first == argc ? "which build?" : "one build at a time");
+    if (status < 0 && !a.resume.store)
+        status = usage_error(&spec, "--store is needed");
+    if (status < 0) {
+        a.resume.build = argv[first];
+        status = resume(&a);
+    }
+    free(a.vmm_options.list);
+    return status;
+}
