@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "thaw/thaw.h"
+#include "thaw/build.h"
 
 #include <errno.h>
 #include <stdio.h>

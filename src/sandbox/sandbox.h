@@ -14,7 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/uuid.h"
-#include "thaw/thaw.h"
+#include "thaw/resume.h"
 
 struct fetch;
 struct sandbox;
