@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_TESTS_BUILD_FIXTURE_H
+#define THAW_TESTS_BUILD_FIXTURE_H
+
+/* A store in a scratch folder with one build made of given memory, and what reads it. */
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/units.h"
+#include "base/uuid.h"
+#include "fetch/fetch.h"
+#include "format/manifest.h"
+#include "format/metadata.h"
+#include "image/create.h"
+#include "image/image.h"
+#include "kernel/io.h"
+#include "scratch.h"
+#include "store/store.h"
+
+struct build_fixture {
+    char *folder;
+    struct io_engine *io;
+    struct store *store;
+    struct fetch *fetch;
+    struct uuid id;
+    struct manifest *manifest;
+};
+
+/** build_fixture_init() - make a build of @memory, a multiple of 4096 bytes */
+static inline void build_fixture_init(struct build_fixture *f, const void *memory, size_t len)
+{
+    struct thaw_error e = THAW_ERROR_INIT;
+    struct metadata *metadata;
+    char *path;
+    int fd;
+
+    f->folder = scratch_make();
+    path = scratch_path(f->folder, "memory");
+    fd = open(path, O_WRONLY | O_CREAT, 0600);
+    assert_int_equal(file_write_at(fd, memory, len, 0), 0);
+    close(fd);
+    assert_int_equal(io_engine_create(IO_KIND_AUTO, &f->io, &e), 0);
+    assert_int_equal(store_open(f->folder, f->io, false, &f->store, &e), 0);
+    assert_int_equal(fetch_create(&f->fetch, &e), 0);
+    assert_int_equal(uuid_random(&f->id), 0);
+    assert_int_equal(metadata_create(&metadata), 0);
+    assert_int_equal(build_create(f->store, &f->id,
+                                  &(struct build_source){.memory_path = path, .metadata = metadata},
+                                  &e),
+                     0);
+    assert_int_equal(build_manifest_load(f->store, &f->id, &f->manifest, &e), 0);
+    metadata_destroy(metadata);
+    free(path);
+}
+
+static inline void build_fixture_finish(struct build_fixture *f)
+{
+    manifest_destroy(f->manifest);
+    fetch_destroy(f->fetch);
+    store_close(f->store);
+    io_engine_destroy(f->io);
+    scratch_remove(f->folder);
+}
+
+/** build_fixture_object() - the path of an object's file, from malloc */
+static inline char *build_fixture_object(const struct build_fixture *f, const char *name)
+{
+    char id[UUID_TEXT_BYTES];
+    char *path;
+
+    assert_true(asprintf(&path, "%s/%s/%s", f->folder, uuid_format(&f->id, id), name) > 0);
+    return path;
+}
+
+/** build_fixture_flip() - change one byte of an object's file; twice gives the old one back */
+static inline void build_fixture_flip(const struct build_fixture *f, const char *name,
+                                      uint64_t offset)
+{
+    char *path = build_fixture_object(f, name);
+    int fd = open(path, O_RDWR);
+    unsigned char byte;
+
+    assert_int_equal(file_read_at(fd, &byte, 1, offset), 1);
+    byte ^= 0x40;
+    assert_int_equal(file_write_at(fd, &byte, 1, offset), 0);
+    close(fd);
+    free(path);
+}
+
+/** random_bytes() - reproducible bytes, none of the pages zero */
+static inline unsigned char *random_bytes(size_t len, uint64_t seed)
+{
+    unsigned char *p = malloc(len);
+
+    for (size_t i = 0; i < len; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        p[i] = (unsigned char)(seed >> 33);
+    }
+    return p;
+}
+
+#endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fetch/fetch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+
+#include "base/thread.h"
+#include "build_fixture.h"
+#include "fetch/internal.h"
+
+#define GRANULES 1200u /* more than two pages of sums, and than the pool has flights */
+#define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
+
+static struct build_fixture f;
+static struct fetch_object *object;
+static unsigned char *content;
+
+static int set_up_group(void **state)
+{
+    (void)state;
+    content = random_bytes(BYTES, 7);
+    build_fixture_init(&f, content, BYTES);
+    return 0;
+}
+
+static int tear_down_group(void **state)
+{
+    (void)state;
+    build_fixture_finish(&f);
+    free(content);
+    return 0;
+}
+
+static void open_object(const char *sums_name)
+{
+    struct fetch_object_options o = {.store = f.store,
+                                     .build = f.id,
+                                     .name = "memfile",
+                                     .sums_name = sums_name,
+                                     .size_bytes = BYTES};
+
+    assert_int_equal(fetch_object_open(f.fetch, &o, &object, NULL), 0);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    open_object("memfile.sums");
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    fetch_object_close(object);
+    return 0;
+}
+
+/* One thread's end: waits for its own messages. */
+struct client {
+    struct mailbox inbox;
+    unsigned outstanding;
+};
+
+struct wish {
+    struct fetch_waiter waiter;
+    struct client *client;
+    bool told;
+};
+
+static void granted(struct message *m)
+{
+    struct wish *w = container_of(container_of(m, struct fetch_waiter, msg), struct wish, waiter);
+
+    w->told = true;
+    w->client->outstanding--;
+}
+
+static int want(struct client *c, struct wish *w, uint32_t granule, enum io_priority priority)
+{
+    int r;
+
+    *w = (struct wish){.client = c, .waiter.to = &c->inbox, .waiter.msg.deliver = granted};
+    c->outstanding++;
+    r = fetch_want(object, granule, priority, &w->waiter);
+    if (r < 0)
+        c->outstanding--;
+    return r;
+}
+
+static void settle(struct client *c)
+{
+    struct pollfd p = {.fd = c->inbox.event_fd, .events = POLLIN};
+
+    while (c->outstanding > 0) {
+        assert_int_equal(poll(&p, 1, 20000), 1); /* else: a waiter was forgotten */
+        mailbox_deliver(&c->inbox);
+    }
+}
+
+static int want_one(uint32_t granule)
+{
+    struct client c = {.outstanding = 0};
+    struct wish w;
+    int r;
+
+    assert_int_equal(mailbox_init(&c.inbox), 0);
+    r = want(&c, &w, granule, IO_DEMAND);
+    settle(&c);
+    mailbox_finish(&c.inbox);
+    return r < 0 ? r : w.waiter.result;
+}
+
+static void check_granule(uint32_t granule)
+{
+    const void *memory = fetch_pin(object, granule);
+
+    assert_non_null(memory);
+    assert_memory_equal(memory, content + granule * GRANULE_BYTES,
+                        MIN(GRANULE_BYTES, BYTES - granule * GRANULE_BYTES));
+    fetch_unpin(object, granule);
+}
+
+static void granules_arrive_verified(void **state)
+{
+    uint32_t granules[] = {0, 5, GRANULES - 1, 508, 509, 1018, 64, 63};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(granules); i++) {
+        assert_null(fetch_pin(object, granules[i]));
+        assert_int_equal(want_one(granules[i]), 0);
+        check_granule(granules[i]);
+        assert_int_equal(want_one(granules[i]), -EALREADY);
+    }
+}
+
+static void reads_ahead_of_a_sequence(void **state)
+{
+    struct client c = {.outstanding = 0};
+    uint64_t before = fetch_counters(f.fetch).read_bytes;
+
+    (void)state;
+    assert_int_equal(want_one(100), 0);
+    assert_int_equal(fetch_counters(f.fetch).read_bytes - before, GRANULE_BYTES);
+    assert_int_equal(want_one(101), 0);
+    /* 102 ... 109 are under way, or there: nobody reads them again. */
+    assert_int_equal(mailbox_init(&c.inbox), 0);
+    for (uint32_t g = 102; g < 110; g++) {
+        struct wish w;
+
+        if (want(&c, &w, g, IO_BACKGROUND) == 0) {
+            settle(&c);
+            assert_int_equal(w.waiter.result, 0);
+        }
+        check_granule(g);
+    }
+    assert_int_equal(fetch_counters(f.fetch).read_bytes - before, 10 * GRANULE_BYTES);
+    mailbox_finish(&c.inbox);
+}
+
+/* Threads that all want everything, in different orders. */
+static _Atomic(unsigned) failures;
+
+static void *want_all(void *arg)
+{
+    struct client c = {.outstanding = 0};
+    uint32_t stride = (uint32_t)(uintptr_t)arg;
+
+    if (mailbox_init(&c.inbox) < 0)
+        abort();
+    for (uint32_t i = 0; i < GRANULES; i++) {
+        uint32_t g = i * stride % GRANULES;
+        struct wish w;
+        int r;
+
+        do {
+            r = want(&c, &w, g, IO_DEMAND);
+            settle(&c);
+        } while (r == 0 && w.waiter.result == -EAGAIN);
+        if (r == 0 && w.waiter.result < 0)
+            atomic_fetch_add(&failures, 1);
+        check_granule(g);
+    }
+    mailbox_finish(&c.inbox);
+    return NULL;
+}
+
+static void one_flight_for_any_number_of_waiters(void **state)
+{
+    static const uintptr_t strides[] = {1, 7, 11, 1199, 1, 13};
+    pthread_t t[ARRAY_SIZE(strides)];
+    uint64_t before = fetch_counters(f.fetch).read_bytes;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+        assert_int_equal(thread_start(&t[i], "client", want_all, (void *)strides[i]), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+        thread_join(t[i]);
+    assert_int_equal(failures, 0);
+    /* Read-ahead may be over the end of what was wanted, but nothing is read twice. */
+    assert_int_equal(fetch_counters(f.fetch).read_bytes - before, BYTES);
+}
+
+static void waiters_beyond_the_pool_are_told_to_come_back(void **state)
+{
+    struct wish *wishes = calloc(GRANULES, sizeof(*wishes));
+    struct client c = {.outstanding = 0};
+    unsigned served = 0, sent_back = 0;
+
+    (void)state;
+    assert_int_equal(mailbox_init(&c.inbox), 0);
+    /* Every second granule, downwards: no sequence, so each needs a flight of its own. */
+    for (uint32_t g = GRANULES - 2; g >= 2; g -= 2) {
+        if (want(&c, &wishes[g], g, IO_DEMAND) < 0)
+            wishes[g].told = true; /* has landed as somebody's neighbour */
+    }
+    settle(&c);
+    for (uint32_t g = GRANULES - 2; g >= 2; g -= 2) {
+        assert_true(wishes[g].told);
+        assert_true(wishes[g].waiter.result == 0 || wishes[g].waiter.result == -EAGAIN);
+        served += wishes[g].waiter.result == 0;
+        sent_back += wishes[g].waiter.result == -EAGAIN;
+    }
+    assert_true(served >= FLIGHT_POOL);
+    print_message("%u served, %u sent back\n", served, sent_back);
+    mailbox_finish(&c.inbox);
+    free(wishes);
+}
+
+static void a_bad_granule_fails_alone_and_is_tried_again(void **state)
+{
+    uint64_t before = fetch_counters(f.fetch).failed;
+
+    (void)state;
+    build_fixture_flip(&f, "memfile", 20 * GRANULE_BYTES + 5);
+    assert_int_equal(want_one(20), -EBADMSG);
+    assert_null(fetch_pin(object, 20));
+    assert_int_equal(want_one(19), 0);
+    assert_int_equal(want_one(21), 0);
+    check_granule(21);
+    assert_int_equal(fetch_counters(f.fetch).failed - before, 1);
+    build_fixture_flip(&f, "memfile", 20 * GRANULE_BYTES + 5);
+    assert_int_equal(want_one(20), 0);
+    check_granule(20);
+}
+
+static void bad_sums_are_not_believed(void **state)
+{
+    (void)state;
+    build_fixture_flip(&f, "memfile.sums", SUMS_PAGE_BYTES + 100);
+    assert_int_equal(want_one(600), -EBADMSG);
+    assert_int_equal(want_one(1), 0);
+    build_fixture_flip(&f, "memfile.sums", SUMS_PAGE_BYTES + 100);
+    assert_int_equal(want_one(600), 0);
+    check_granule(600);
+}
+
+static void without_sums_bytes_are_counted_as_unverified(void **state)
+{
+    uint64_t before = fetch_counters(f.fetch).unverified_bytes;
+
+    (void)state;
+    open_object(NULL);
+    assert_int_equal(want_one(3), 0);
+    check_granule(3);
+    assert_int_equal(fetch_counters(f.fetch).unverified_bytes - before, GRANULE_BYTES);
+    fetch_object_close(object);
+}
+
+static void a_missing_object_is_an_error_for_each(void **state)
+{
+    struct fetch_object_options o = {.store = f.store,
+                                     .build = f.id,
+                                     .name = "absent",
+                                     .sums_name = "memfile.sums",
+                                     .size_bytes = BYTES};
+
+    (void)state;
+    assert_int_equal(fetch_object_open(f.fetch, &o, &object, NULL), 0);
+    assert_int_equal(want_one(0), -ENOENT);
+    assert_int_equal(want_one(700), -ENOENT);
+    fetch_object_close(object);
+}
+
+static void close_waits_for_flights(void **state)
+{
+    struct wish wishes[50];
+    struct client c = {.outstanding = 0};
+
+    (void)state;
+    open_object("memfile.sums");
+    assert_int_equal(mailbox_init(&c.inbox), 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(wishes); i++)
+        assert_int_equal(want(&c, &wishes[i], i * 3, IO_BACKGROUND), 0);
+    fetch_object_close(object);
+    /* Every message had been sent by then. */
+    mailbox_deliver(&c.inbox);
+    assert_int_equal(c.outstanding, 0);
+    mailbox_finish(&c.inbox);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(granules_arrive_verified),
+        TEST(reads_ahead_of_a_sequence),
+        TEST(one_flight_for_any_number_of_waiters),
+        TEST(waiters_beyond_the_pool_are_told_to_come_back),
+        TEST(a_bad_granule_fails_alone_and_is_tried_again),
+        TEST(bad_sums_are_not_believed),
+        cmocka_unit_test(without_sums_bytes_are_counted_as_unverified),
+        cmocka_unit_test(a_missing_object_is_an_error_for_each),
+        cmocka_unit_test(close_waits_for_flights),
+    };
+
+    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
+}

@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The pager against a kernel that says what the test wants: the cases that a real one produces
+ * only by chance. The image is real, from a build in a scratch folder.
+ */
+#include "memory/pager.h"
+
+#include <errno.h>
+#include <poll.h>
+
+#include "build_fixture.h"
+#include "format/handover.h"
+#include "memory/pager_internal.h"
+
+#define PAGES 6000u /* more than PAGER_DEFERRED */
+#define BASE  UINT64_C(0x7f0000000000)
+#define GAP   UINT64_C(0x10000000)
+
+/* Pages 100 to 199 of the image are zeros. */
+static unsigned char *content;
+static struct build_fixture build;
+
+static struct {
+    struct uffd_msg events[PAGER_EVENTS * 2];
+    unsigned event_count;
+    int answer;           /* what installs say; 0: succeed */
+    unsigned answer_left; /* how often, then they succeed */
+    int poison_answer;
+    unsigned copies, zeros, wakes, poisons;
+    uint64_t last;           /* address of the last install or poison */
+    unsigned char first[16]; /* bytes of the last copy */
+} fake;
+
+static int fake_read(int fd, struct uffd_msg *ret, size_t max)
+{
+    unsigned n = MIN(fake.event_count, (unsigned)max);
+
+    (void)fd;
+    if (n == 0)
+        return -EAGAIN;
+    memcpy(ret, fake.events, n * sizeof(*ret));
+    memmove(fake.events, fake.events + n, (fake.event_count - n) * sizeof(*ret));
+    fake.event_count -= n;
+    return (int)n;
+}
+
+static int fake_answer(uint64_t at, uint64_t len, uint64_t *ret_done)
+{
+    fake.last = at;
+    *ret_done = 0;
+    if (fake.answer_left > 0) {
+        fake.answer_left--;
+        return fake.answer;
+    }
+    *ret_done = len;
+    return 0;
+}
+
+static int fake_copy(int fd, struct host_addr dst, const void *src, uint64_t len, uint64_t *ret)
+{
+    (void)fd;
+    fake.copies++;
+    memcpy(fake.first, src, sizeof(fake.first));
+    return fake_answer(dst.v, len, ret);
+}
+
+static int fake_zero(int fd, struct host_addr dst, uint64_t len, uint64_t *ret)
+{
+    (void)fd;
+    fake.zeros++;
+    return fake_answer(dst.v, len, ret);
+}
+
+static int fake_wake(int fd, struct host_addr at, uint64_t len)
+{
+    (void)fd;
+    (void)at;
+    (void)len;
+    fake.wakes++;
+    return 0;
+}
+
+static int fake_poison(int fd, struct host_addr at, uint64_t len)
+{
+    (void)fd;
+    (void)len;
+    fake.poisons++;
+    fake.last = at.v;
+    return fake.poison_answer;
+}
+
+static const struct uffd_ops fake_ops = {fake_read, fake_copy, fake_zero, fake_wake, fake_poison};
+
+static struct pager pager;
+static struct pager_counters counters;
+static struct mailbox inbox;
+static struct image *image;
+
+static int set_up_group(void **state)
+{
+    (void)state;
+    content = random_bytes(PAGES * PAGE_BYTES, 3);
+    memset(content + 100 * PAGE_BYTES, 0, 100 * PAGE_BYTES);
+    build_fixture_init(&build, content, PAGES * PAGE_BYTES);
+    return 0;
+}
+
+static int tear_down_group(void **state)
+{
+    (void)state;
+    build_fixture_finish(&build);
+    free(content);
+    return 0;
+}
+
+/* Two regions: pages 0 to 2999 at BASE, the others at BASE + GAP. */
+static int set_up(void **state)
+{
+    uint64_t half = PAGES / 2 * PAGE_BYTES;
+    struct handover_region regions[] = {
+        {{BASE + GAP}, half, {half}},
+        {{BASE}, half, {0}},
+    };
+    struct handover h = {.regions = regions, .region_count = 2, .page_bytes = PAGE_BYTES};
+
+    (void)state;
+    memset(&fake, 0, sizeof(fake));
+    memset(&counters, 0, sizeof(counters));
+    assert_int_equal(mailbox_init(&inbox), 0);
+    assert_int_equal(image_open(build.fetch, build.store, build.manifest, "memfile", &image, NULL),
+                     0);
+    assert_int_equal(pager_init(&pager, &fake_ops, -1, &h, image, &inbox, &counters, NULL), 0);
+    return 0;
+}
+
+static void settle(void)
+{
+    struct pollfd p = {.fd = inbox.event_fd, .events = POLLIN};
+
+    while (pager_waits_out(&pager) > 0) {
+        assert_int_equal(poll(&p, 1, 20000), 1);
+        mailbox_deliver(&inbox);
+    }
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    settle();
+    pager_finish(&pager);
+    image_close(image);
+    mailbox_finish(&inbox);
+    return 0;
+}
+
+static uint64_t address(unsigned page)
+{
+    return page < PAGES / 2 ? BASE + page * PAGE_BYTES
+                            : BASE + GAP + (page - PAGES / 2) * PAGE_BYTES;
+}
+
+static void event_fault(unsigned page)
+{
+    fake.events[fake.event_count++] = (struct uffd_msg){.event = UFFD_EVENT_PAGEFAULT,
+                                                        .arg.pagefault.address = address(page) + 8};
+}
+
+static void event_remove(unsigned page, unsigned pages)
+{
+    fake.events[fake.event_count++] =
+        (struct uffd_msg){.event = UFFD_EVENT_REMOVE,
+                          .arg.remove.start = address(page),
+                          .arg.remove.end = address(page) + pages * PAGE_BYTES};
+}
+
+/* One turn of the thread's loop, and whatever it has asked for. */
+static void turn(void)
+{
+    pager_serve(&pager);
+    settle();
+}
+
+static void fault(unsigned page)
+{
+    event_fault(page);
+    turn();
+}
+
+static void a_fault_gets_its_page(void **state)
+{
+    static const unsigned pages[] = {0, 1, 99, 200, 2999, 3000, PAGES - 1};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+        fault(pages[i]);
+        assert_int_equal(fake.copies, i + 1);
+        assert_int_equal(fake.last, address(pages[i]));
+        assert_memory_equal(fake.first, content + pages[i] * PAGE_BYTES, sizeof(fake.first));
+    }
+    assert_int_equal(counters.pages, ARRAY_SIZE(pages));
+    assert_int_equal(counters.data_bytes, ARRAY_SIZE(pages) * PAGE_BYTES);
+    /* 0 and 1 share a granule. */
+    assert_int_equal(counters.from_store + counters.from_ram, ARRAY_SIZE(pages));
+    assert_true(counters.from_ram >= 1);
+}
+
+static void zeros_are_not_copied(void **state)
+{
+    (void)state;
+    fault(150);
+    assert_int_equal(fake.zeros, 1);
+    assert_int_equal(fake.copies, 0);
+    assert_int_equal(counters.from_zero, 1);
+}
+
+static void a_remove_in_the_batch_comes_first(void **state)
+{
+    (void)state;
+    /* As the kernel hands them out: the fault before the REMOVE that preceded it. */
+    event_fault(5);
+    event_remove(4, 3);
+    turn();
+    assert_int_equal(fake.copies, 0);
+    assert_int_equal(fake.zeros, 1);
+    assert_int_equal(counters.from_removed, 1);
+    fault(7);
+    assert_int_equal(fake.copies, 1);
+}
+
+static void a_remove_overtakes_a_fetch(void **state)
+{
+    (void)state;
+    event_fault(40);
+    pager_serve(&pager);
+    assert_int_equal(pager_waits_out(&pager), 1);
+    event_remove(40, 1);
+    pager_serve(&pager);
+    settle();
+    assert_int_equal(fake.copies, 0);
+    assert_int_equal(fake.zeros, 1);
+}
+
+static void a_remove_may_span_regions_and_gaps(void **state)
+{
+    (void)state;
+    fake.events[fake.event_count++] = (struct uffd_msg){.event = UFFD_EVENT_REMOVE,
+                                                        .arg.remove.start = 0,
+                                                        .arg.remove.end = UINT64_MAX & ~0xfffull};
+    turn();
+    fault(0);
+    fault(PAGES - 1);
+    assert_int_equal(fake.zeros, 2);
+    assert_int_equal(fake.copies, 0);
+}
+
+static void removed_once_is_zero_for_ever(void **state)
+{
+    (void)state;
+    fault(9);
+    assert_int_equal(fake.copies, 1);
+    event_remove(9, 1);
+    fault(9);
+    fault(9);
+    assert_int_equal(fake.copies, 1);
+    assert_int_equal(fake.zeros, 2);
+    assert_int_equal(counters.pages, 1); /* counted once */
+}
+
+static void an_installed_page_is_installed_again(void **state)
+{
+    (void)state;
+    fault(9);
+    fault(9);
+    assert_int_equal(fake.copies, 2);
+    assert_int_equal(counters.pages, 1);
+}
+
+static void already_there_means_wake(void **state)
+{
+    (void)state;
+    fake.answer = -EEXIST;
+    fake.answer_left = 1;
+    fault(9);
+    assert_int_equal(fake.wakes, 1);
+    assert_int_equal(counters.pages, 1);
+    assert_false(pager_has_deferred(&pager));
+}
+
+static void put_off_means_try_again(void **state)
+{
+    (void)state;
+    fake.answer = -EAGAIN;
+    fake.answer_left = 3;
+    fault(9);
+    assert_true(pager_has_deferred(&pager));
+    assert_int_equal(counters.pages, 0);
+    while (pager_has_deferred(&pager))
+        pager_retry(&pager);
+    assert_int_equal(fake.copies, 4);
+    assert_int_equal(fake.last, address(9));
+    assert_int_equal(counters.pages, 1);
+    assert_int_equal(counters.retries, 3);
+}
+
+static void put_off_by_a_remove_of_the_page(void **state)
+{
+    (void)state;
+    fault(16); /* brings the granule */
+    fake.answer = -EAGAIN;
+    fake.answer_left = 2; /* the event is unread: the first retry fares no better */
+    event_fault(17);
+    pager_serve(&pager);
+    event_remove(17, 1);
+    pager_serve(&pager);
+    assert_false(pager_has_deferred(&pager));
+    assert_int_equal(fake.zeros, 1);
+}
+
+static void nothing_put_off_is_forgotten(void **state)
+{
+    (void)state;
+    /* More pages than the list of deferred ones holds. All are removed: no fetch is needed. */
+    event_remove(0, PAGES / 2);
+    event_remove(PAGES / 2, PAGES / 2);
+    turn();
+    fake.answer = -EAGAIN;
+    fake.answer_left = UINT32_MAX;
+    for (unsigned page = 0; page < PAGES; page++) {
+        event_fault(page);
+        if (fake.event_count == PAGER_EVENTS) {
+            fake.answer_left = UINT32_MAX;
+            turn();
+        }
+    }
+    turn();
+    assert_true(pager.deferred_overflow);
+    fake.answer_left = 0;
+    for (unsigned i = 0; i < 3; i++)
+        pager_retry(&pager);
+    assert_false(pager_has_deferred(&pager));
+    assert_int_equal(counters.pages, PAGES);
+}
+
+static void a_range_that_is_gone_is_dropped(void **state)
+{
+    (void)state;
+    fake.answer = -ENOENT;
+    fake.answer_left = 1;
+    fault(9);
+    assert_false(pager_has_deferred(&pager));
+    assert_false(pager.gone);
+    assert_int_equal(fake.poisons, 0);
+}
+
+static void a_vm_that_is_gone_ends_it(void **state)
+{
+    (void)state;
+    fake.answer = -ESRCH;
+    fake.answer_left = 1;
+    fault(9);
+    assert_true(pager.gone);
+    fault(10);
+    assert_int_equal(fake.copies, 1);
+}
+
+static void what_cannot_be_installed_is_poisoned(void **state)
+{
+    (void)state;
+    fake.answer = -ENOMEM;
+    fake.answer_left = 1;
+    fault(9);
+    assert_int_equal(fake.poisons, 1);
+    assert_int_equal(fake.last, address(9));
+    assert_int_equal(pager.failure, -ENOMEM);
+    assert_int_equal(pager.failure_at.v, 9 * PAGE_BYTES);
+    assert_false(pager.kill);
+}
+
+static void bytes_that_do_not_verify_are_poisoned(void **state)
+{
+    (void)state;
+    build_fixture_flip(&build, "memfile", 7);
+    fault(3);
+    build_fixture_flip(&build, "memfile", 7);
+    assert_int_equal(fake.copies, 0);
+    assert_int_equal(fake.zeros, 0);
+    assert_int_equal(fake.poisons, 1);
+    assert_int_equal(pager.failure, -EBADMSG);
+    assert_int_equal(counters.failed, 1);
+    /* Poison is put off like any install, and is not given up. */
+    fake.poison_answer = -EAGAIN;
+    fault(3);
+    assert_true(pager_has_deferred(&pager));
+    fake.poison_answer = 0;
+    pager_retry(&pager);
+    assert_false(pager_has_deferred(&pager));
+    assert_int_equal(counters.failed, 1);
+}
+
+static void without_poison_the_vm_must_die(void **state)
+{
+    (void)state;
+    fake.answer = -ENOMEM;
+    fake.answer_left = 1;
+    fake.poison_answer = -EOPNOTSUPP;
+    fault(9);
+    assert_true(pager.kill);
+}
+
+static void an_address_that_was_never_announced_is_poisoned(void **state)
+{
+    (void)state;
+    fake.events[fake.event_count++] = (struct uffd_msg){.event = UFFD_EVENT_PAGEFAULT,
+                                                        .arg.pagefault.address = BASE - PAGE_BYTES};
+    turn();
+    assert_int_equal(fake.poisons, 1);
+    assert_int_equal(pager.failure, -EPROTO);
+    assert_int_equal(fake.copies + fake.zeros, 0);
+}
+
+static void more_faults_than_waits(void **state)
+{
+    unsigned faults = 0;
+
+    (void)state;
+    /* A page in every granule twice over: more fetches than one pager may have out. */
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned page = 200 + round; page < PAGES; page += 9) {
+            event_fault(page);
+            faults++;
+            if (fake.event_count == PAGER_EVENTS)
+                pager_serve(&pager);
+        }
+    }
+    pager_serve(&pager);
+    settle();
+    while (pager_has_deferred(&pager)) {
+        pager_retry(&pager);
+        settle();
+    }
+    assert_true(faults > PAGER_WAITS);
+    assert_int_equal(counters.pages, faults);
+}
+
+static void regions_must_fit(void **state)
+{
+    struct handover_region r = {{BASE}, PAGES * PAGE_BYTES, {PAGE_BYTES}};
+    struct handover h = {.regions = &r, .region_count = 1, .page_bytes = PAGE_BYTES};
+    struct thaw_error e = THAW_ERROR_INIT;
+    struct pager other;
+
+    (void)state;
+    assert_int_equal(pager_init(&other, &fake_ops, -1, &h, image, &inbox, &counters, &e), -EPROTO);
+    assert_non_null(strstr(e.text, "does not fit"));
+    h.page_bytes = 2 * MIB;
+    assert_int_equal(pager_init(&other, &fake_ops, -1, &h, image, &inbox, &counters, &e), -ENOTSUP);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(a_fault_gets_its_page),
+        TEST(zeros_are_not_copied),
+        TEST(a_remove_in_the_batch_comes_first),
+        TEST(a_remove_overtakes_a_fetch),
+        TEST(a_remove_may_span_regions_and_gaps),
+        TEST(removed_once_is_zero_for_ever),
+        TEST(an_installed_page_is_installed_again),
+        TEST(already_there_means_wake),
+        TEST(put_off_means_try_again),
+        TEST(put_off_by_a_remove_of_the_page),
+        TEST(nothing_put_off_is_forgotten),
+        TEST(a_range_that_is_gone_is_dropped),
+        TEST(a_vm_that_is_gone_ends_it),
+        TEST(what_cannot_be_installed_is_poisoned),
+        TEST(bytes_that_do_not_verify_are_poisoned),
+        TEST(without_poison_the_vm_must_die),
+        TEST(an_address_that_was_never_announced_is_poisoned),
+        TEST(more_faults_than_waits),
+        TEST(regions_must_fit),
+    };
+
+    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
+}
