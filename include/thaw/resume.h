@@ -15,6 +15,13 @@ extern "C" {
 
 struct thaw_sandbox;
 
+/* A VMM that runs in a folder of its own, as Firecracker does under its jailer. */
+struct thaw_jail {
+    unsigned uid; /* who the VMM is */
+    unsigned gid;
+    const char *root; /* its root folder: the folder of sockets is made in it, and is the VMM's */
+};
+
 /**
  * struct thaw_resume_options - how to resume a build
  * @store, @build: where it is and which one
@@ -25,6 +32,9 @@ struct thaw_sandbox;
  *               word each; NULL for none
  * @run_dir: where to make the folder with the sockets; NULL for /run/thaw (root), else
  *           $XDG_RUNTIME_DIR/thaw or /tmp
+ * @jail: for driver "none": the VMM runs jailed; NULL: it does not
+ * @accept: for driver "none": how many VMs to serve, all of this build; 0 stands for 1
+ * @populate: not 0: install all memory in the background, besides answering faults
  */
 struct thaw_resume_options {
     size_t opts_size;
@@ -34,6 +44,9 @@ struct thaw_resume_options {
     const char *vmm_program;
     const char *const *vmm_options;
     const char *run_dir;
+    const struct thaw_jail *jail;
+    unsigned accept;
+    int populate;
 };
 
 /**
@@ -71,6 +84,9 @@ struct thaw_sandbox_info {
     int vmm_pid; /* 0: not started by us */
     const char *memory_socket;
     const char *snapfile; /* a file with the VMM's state; NULL when the build has none */
+    const char
+        *jail_memory_socket; /* the same paths as a jailed VMM sees them; NULL without jail */
+    const char *jail_snapfile;
     uint64_t memory_bytes;
     uint64_t memory_stored_bytes;
 };

@@ -27,6 +27,14 @@ static json_t *faults_json(const struct thaw_sandbox_stats *st)
                      (json_int_t)st->faults.removed);
 }
 
+static json_t *jail_json(const struct thaw_sandbox_info *info)
+{
+    if (!info->jail_memory_socket)
+        return json_null();
+    return json_pack("{s:s, s:s?}", "memory_socket", info->jail_memory_socket, "snapfile",
+                     info->jail_snapfile);
+}
+
 static void show_stages(const struct thaw_sandbox_stats *st)
 {
     printf("\n  %10s %10s   stage\n", "at ms", "took ms");
@@ -42,10 +50,10 @@ int report_ready(struct thaw_sandbox *s, bool json)
 
     thaw_sandbox_info(s, &info);
     if (json)
-        return print_json(json_pack("{s:s, s:s, s:i, s:s, s:s?, s:I}", "build", info.build, "vmm",
-                                    info.vmm, "vmm_pid", info.vmm_pid, "memory_socket",
-                                    info.memory_socket, "snapfile", info.snapfile, "memory_bytes",
-                                    (json_int_t)info.memory_bytes));
+        return print_json(json_pack(
+            "{s:s, s:s, s:i, s:s, s:s?, s:o, s:I}", "build", info.build, "vmm", info.vmm, "vmm_pid",
+            info.vmm_pid, "memory_socket", info.memory_socket, "snapfile", info.snapfile, "jail",
+            jail_json(&info), "memory_bytes", (json_int_t)info.memory_bytes));
     printf("build %s: %s of guest memory, %s of it stored\n", info.build,
            size_format(info.memory_bytes, memory), size_format(info.memory_stored_bytes, stored));
     if (info.vmm_pid) {
@@ -56,6 +64,8 @@ int report_ready(struct thaw_sandbox *s, bool json)
         printf("\nready for a VMM; ^C ends it\n  memory socket  %s\n", info.memory_socket);
         if (info.snapfile)
             printf("  snapfile       %s\n", info.snapfile);
+        if (info.jail_memory_socket)
+            printf("  in the jail    %s\n", info.jail_memory_socket);
     }
     return fflush(stdout) == EOF ? EXIT_FAILED : EXIT_OK;
 }

@@ -9,7 +9,7 @@
 #include "cli/cli.h"
 #include "cli/resume_report.h"
 
-enum key { STORE, VMM, VMM_PROGRAM, VMM_OPTION, RUN_DIR, JSON };
+enum key { STORE, VMM, VMM_PROGRAM, VMM_OPTION, RUN_DIR, JAIL, ACCEPT, POPULATE, JSON };
 
 static const struct option_spec options[] = {
     {"store", "STORE", "where the build is: DIR or file:///DIR", STORE},
@@ -17,6 +17,9 @@ static const struct option_spec options[] = {
     {"vmm-program", "FILE", "the VMM to run instead of the usual one", VMM_PROGRAM},
     {"vmm-option", "ARG", "one more option for the VMM, \"-opt value\"; repeatable", VMM_OPTION},
     {"run-dir", "DIR", "where to make the folder of sockets (default: /run/thaw)", RUN_DIR},
+    {"jail", "UID:GID:ROOT", "put the sockets into ROOT, for a VMM jailed there", JAIL},
+    {"accept", "N", "serve N VMs of this build, one after the other or at once", ACCEPT},
+    {"populate", NULL, "install all memory in the background", POPULATE},
     {"json", NULL, "print one JSON line when ready and one at the end", JSON},
     {0},
 };
@@ -31,9 +34,37 @@ static const struct verb_spec spec = {
 
 struct arguments {
     struct thaw_resume_options resume;
+    struct thaw_jail jail;
     struct strings vmm_options;
     bool json;
 };
+
+static int take_jail(struct arguments *a, const char *value)
+{
+    int used = 0;
+
+    if (sscanf(value, "%u:%u:%n", &a->jail.uid, &a->jail.gid, &used) != 2 || used == 0 ||
+        value[used] != '/') {
+        usage_error(&spec, "--jail takes UID:GID:ROOT, as in 1000:1000:/srv/jail, not '%s'", value);
+        return -1;
+    }
+    a->jail.root = value + used;
+    a->resume.jail = &a->jail;
+    return 0;
+}
+
+static int take_accept(struct arguments *a, const char *value)
+{
+    char *end;
+    unsigned long n = strtoul(value, &end, 10);
+
+    if (*end != '\0' || n < 1 || n > 1024 || value[0] < '0' || value[0] > '9') {
+        usage_error(&spec, "--accept takes a number from 1 to 1024, not '%s'", value);
+        return -1;
+    }
+    a->resume.accept = (unsigned)n;
+    return 0;
+}
 
 static int take(void *arg, int key, const char *value)
 {
@@ -53,6 +84,13 @@ static int take(void *arg, int key, const char *value)
         return strings_add(&a->vmm_options, value);
     case RUN_DIR:
         a->resume.run_dir = value;
+        break;
+    case JAIL:
+        return take_jail(a, value);
+    case ACCEPT:
+        return take_accept(a, value);
+    case POPULATE:
+        a->resume.populate = 1;
         break;
     case JSON:
         a->json = true;

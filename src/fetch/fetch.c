@@ -142,7 +142,7 @@ static bool sequential(const struct fetch_object *o, uint32_t granule)
 int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priority,
                struct fetch_waiter *w)
 {
-    bool read_ahead = priority == IO_DEMAND && sequential(o, granule);
+    bool read_ahead = sequential(o, granule);
     struct flight *fresh = flight_take(o->fetch);
     struct flight *ahead = fresh && read_ahead ? flight_take(o->fetch) : NULL;
     struct flight *started = NULL, *started_ahead = NULL, *fl;

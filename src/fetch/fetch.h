@@ -104,7 +104,7 @@ void fetch_unpin(struct fetch_object *o, uint32_t granule);
  * fetch_want() - ask for a granule that could not be pinned
  * @w: with msg.deliver and to set; fetch's until its message is delivered
  *
- * A demand for the granule after one that is there or under way reads a few more ahead.
+ * Asking for the granule after one that is there or under way reads a few more ahead.
  *
  * Returns: 0 when @w will get a message, -EALREADY when the granule became ready meanwhile (@w is
  * then free at once). Any thread.

@@ -49,6 +49,9 @@ static int build_up(struct thaw_sandbox *s, const struct thaw_resume_options *o,
                 .vmm_program = o->vmm_program,
                 .vmm_options = o->vmm_options,
                 .run_dir = o->run_dir,
+                .jail = o->jail,
+                .accept = o->accept,
+                .populate = o->populate != 0,
             },
             &s->sandbox, e);
     return r;

@@ -8,35 +8,19 @@
 
 #include "base/error.h"
 #include "format/handover.h"
-#include "image/image.h"
 #include "memory/pager_internal.h"
 
-int pager_init(struct pager *p, const struct uffd_ops *ops, int uffd, const struct handover *h,
-               struct image *image, struct mailbox *inbox, struct pager_counters *counters,
-               struct thaw_error *e)
+static int tables_create(struct pager *p)
 {
-    void *flags;
-    int r;
+    void *flags = mmap(NULL, p->page_count, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    *p = (struct pager){
-        .ops = ops, .uffd = uffd, .image = image, .inbox = inbox, .counters = counters};
-    if (h->page_bytes != PAGE_BYTES)
-        return err_set(e, -ENOTSUP,
-                       "the VMM's memory has pages of %llu bytes; only 4096 can be served",
-                       (unsigned long long)h->page_bytes);
-    p->page_count = (uint32_t)(image_bytes(image) / PAGE_BYTES);
-    r = regions_init(&p->regions, h, p->page_count * PAGE_BYTES, e);
-    if (r < 0)
-        return r;
-    flags = mmap(NULL, p->page_count, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     p->flags = flags == MAP_FAILED ? NULL : flags;
     p->waits = calloc(PAGER_WAITS, sizeof(*p->waits));
-    p->deferred = calloc(PAGER_DEFERRED, sizeof(*p->deferred));
-    if (!p->flags || !p->waits || !p->deferred) {
-        pager_finish(p);
-        return err_set(e, -ENOMEM, "no memory to serve %u pages", p->page_count);
-    }
+    p->put_off.list = calloc(PAGER_QUEUE, sizeof(*p->put_off.list));
+    p->starved.list = calloc(PAGER_QUEUE, sizeof(*p->starved.list));
+    if (!p->flags || !p->waits || !p->put_off.list || !p->starved.list)
+        return -ENOMEM;
     for (unsigned i = 0; i < PAGER_WAITS; i++) {
         p->waits[i].pager = p;
         p->waits[i].next = p->free_waits;
@@ -45,22 +29,90 @@ int pager_init(struct pager *p, const struct uffd_ops *ops, int uffd, const stru
     return 0;
 }
 
+int pager_init(struct pager *p, const struct pager_options *o, struct thaw_error *e)
+{
+    uint64_t page_bytes = o->handover->page_bytes;
+    int r;
+
+    *p = (struct pager){
+        .ops = o->ops,
+        .uffd = o->uffd,
+        .image = o->image,
+        .inbox = o->inbox,
+        .counters = o->counters,
+        .page_bytes = page_bytes,
+        .page_count = (uint32_t)(image_bytes(o->image) / page_bytes),
+    };
+    r = regions_init(&p->regions, o->handover, p->page_count * page_bytes, e);
+    if (r < 0)
+        return r;
+    r = tables_create(p);
+    if (r == 0 && page_bytes > PAGE_BYTES)
+        r = assemblies_create(p);
+    if (r == 0 && o->populate)
+        r = populate_create(p);
+    if (r < 0) {
+        pager_finish(p);
+        return err_set(e, r, "no memory to serve %u pages", p->page_count);
+    }
+    return 0;
+}
+
 void pager_finish(struct pager *p)
 {
     assert(p->waits_out == 0);
+    populate_destroy(p);
+    assemblies_destroy(p);
     regions_finish(&p->regions);
     if (p->flags)
         munmap(p->flags, p->page_count);
     free(p->waits);
-    free(p->deferred);
-    p->flags = NULL;
-    p->waits = NULL;
-    p->deferred = NULL;
+    free(p->put_off.list);
+    free(p->starved.list);
+    *p = (struct pager){.gone = true};
 }
 
-static uint32_t page_at(const struct region *r, struct host_addr addr)
+/* --- waits --- */
+
+struct pager_wait *pager_wait_get(struct pager *p, void (*deliver)(struct message *m))
 {
-    return (uint32_t)((r->offset.v + (addr.v - r->base.v)) / PAGE_BYTES);
+    struct pager_wait *w = p->free_waits;
+
+    if (!w)
+        return NULL;
+    p->free_waits = w->next;
+    p->waits_out++;
+    w->assembly = NULL;
+    w->waiter.to = p->inbox;
+    w->waiter.msg.deliver = deliver;
+    return w;
+}
+
+void pager_wait_put(struct pager *p, struct pager_wait *w)
+{
+    w->next = p->free_waits;
+    p->free_waits = w;
+    p->waits_out--;
+    p->freed = true;
+}
+
+unsigned pager_waits_out(const struct pager *p)
+{
+    return p->waits_out;
+}
+
+/* --- events --- */
+
+/* Registered, but not announced: nobody can say what belongs there. */
+static void fail_stranger(struct pager *p, struct host_addr addr)
+{
+    int r = p->ops->poison(p->uffd, addr, p->page_bytes);
+
+    counter_add(&p->counters->failed, p->page_bytes / PAGE_BYTES);
+    if (p->failure == 0)
+        p->failure = -EPROTO;
+    if (r < 0 && r != -EEXIST)
+        p->kill = true;
 }
 
 static void handle_fault(struct pager *p, struct host_addr addr)
@@ -70,17 +122,11 @@ static void handle_fault(struct pager *p, struct host_addr addr)
 
     counter_add(&c->faults, 1);
     if (!r) {
-        /* Registered, but not announced: nobody can say what belongs there. */
-        int err = p->ops->poison(p->uffd, addr, PAGE_BYTES);
-
-        counter_add(&c->failed, 1);
-        if (p->failure == 0)
-            p->failure = -EPROTO;
-        if (err < 0 && err != -EEXIST)
-            p->kill = true;
+        counter_add(&c->from_store, 1);
+        fail_stranger(p, addr);
         return;
     }
-    switch (pager_resolve(p, page_at(r, addr), addr)) {
+    switch (pager_resolve(p, page_at(p, r, addr), addr)) {
     case SOURCE_RAM:
         counter_add(&c->from_ram, 1);
         break;
@@ -101,8 +147,8 @@ static void mark_removed(struct pager *p, const struct region *r, uint64_t start
     uint64_t from = MAX(start, r->base.v);
     uint64_t to = MIN(end, r->base.v + r->size_bytes);
 
-    for (uint64_t at = from; at < to; at += PAGE_BYTES)
-        p->flags[page_at(r, (struct host_addr){at})] |= PAGE_REMOVED;
+    for (uint64_t at = from; at < to; at += p->page_bytes)
+        p->flags[page_at(p, r, (struct host_addr){at})] |= PAGE_REMOVED;
 }
 
 /* A range may span regions that happen to be neighbours, and space between that is not ours. */
@@ -135,7 +181,7 @@ static int serve_batch(struct pager *p)
     for (int i = 0; i < n && !p->gone; i++) {
         if (events[i].event == UFFD_EVENT_PAGEFAULT)
             handle_fault(
-                p, (struct host_addr){round_down(events[i].arg.pagefault.address, PAGE_BYTES)});
+                p, (struct host_addr){round_down(events[i].arg.pagefault.address, p->page_bytes)});
     }
     return n;
 }
@@ -144,54 +190,93 @@ void pager_serve(struct pager *p)
 {
     while (!p->gone && serve_batch(p) == (int)PAGER_EVENTS)
         ;
-    pager_retry(p);
 }
 
-/* The list has overflowed: look at every page. Happens with thousands of blocked threads. */
+/* --- pages that must be tried again --- */
+
+static void queue_add(struct pager *p, struct page_queue *q, uint32_t page, struct host_addr addr)
+{
+    if (p->flags[page] & PAGE_DEFERRED)
+        return;
+    p->flags[page] |= PAGE_DEFERRED;
+    if (q->count < PAGER_QUEUE)
+        q->list[q->count++] = addr;
+    else
+        p->queue_overflow = true;
+}
+
+void pager_put_off(struct pager *p, uint32_t page, struct host_addr addr)
+{
+    counter_add(&p->counters->retries, 1);
+    queue_add(p, &p->put_off, page, addr);
+}
+
+void pager_starve(struct pager *p, uint32_t page, struct host_addr addr)
+{
+    queue_add(p, &p->starved, page, addr);
+}
+
+static void try_again(struct pager *p, const struct region *r, struct host_addr addr)
+{
+    uint32_t page = page_at(p, r, addr);
+
+    if (!(p->flags[page] & PAGE_DEFERRED))
+        return;
+    p->flags[page] &= (uint8_t)~PAGE_DEFERRED;
+    pager_resolve(p, page, addr);
+}
+
+/* A queue has overflowed: look at every page. Happens with thousands of blocked threads. */
 static void retry_scan(struct pager *p)
 {
-    p->deferred_overflow = false;
-    for (size_t i = 0; i < p->regions.count && !p->gone; i++) {
+    p->queue_overflow = false;
+    p->put_off.count = 0;
+    p->starved.count = 0;
+    for (size_t i = 0; i < p->regions.count; i++) {
         const struct region *r = &p->regions.list[i];
 
-        for (uint64_t at = 0; at < r->size_bytes && !p->gone; at += PAGE_BYTES) {
-            struct host_addr addr = {r->base.v + at};
-            uint32_t page = page_at(r, addr);
-
-            if (!(p->flags[page] & PAGE_DEFERRED))
-                continue;
-            p->flags[page] &= (uint8_t)~PAGE_DEFERRED;
-            pager_resolve(p, page, addr);
-        }
+        for (uint64_t at = 0; at < r->size_bytes && !p->gone; at += p->page_bytes)
+            try_again(p, r, (struct host_addr){r->base.v + at});
     }
 }
 
-void pager_retry(struct pager *p)
+/* What is queued anew goes to the front of the same list, at or before the reader. */
+static void retry(struct pager *p, struct page_queue *q)
 {
-    /* What is deferred anew goes to the front of the same list, at or before the reader. */
-    unsigned n = p->deferred_count;
+    unsigned n = q->count;
 
-    if (p->deferred_overflow) {
-        p->deferred_count = 0;
-        retry_scan(p);
-        return;
-    }
-    p->deferred_count = 0;
+    q->count = 0;
     for (unsigned i = 0; i < n && !p->gone; i++) {
-        struct host_addr addr = p->deferred[i];
-        uint32_t page = page_at(regions_find(&p->regions, addr), addr);
+        struct host_addr addr = q->list[i];
 
-        p->flags[page] &= (uint8_t)~PAGE_DEFERRED;
-        pager_resolve(p, page, addr);
+        try_again(p, regions_find(&p->regions, addr), addr);
     }
 }
 
-bool pager_has_deferred(const struct pager *p)
+void pager_work(struct pager *p)
 {
-    return p->deferred_count > 0 || p->deferred_overflow;
+    bool freed = p->freed;
+
+    if (p->gone)
+        return;
+    p->freed = false;
+    if (p->queue_overflow)
+        retry_scan(p);
+    if (p->put_off.count > 0)
+        retry(p, &p->put_off);
+    if (freed && p->starved.count > 0)
+        retry(p, &p->starved);
+    if (p->populate && !p->populated && !p->gone)
+        populate_step(p);
 }
 
-unsigned pager_waits_out(const struct pager *p)
+bool pager_has_put_off(const struct pager *p)
 {
-    return p->waits_out;
+    return p->put_off.count > 0 || p->queue_overflow;
+}
+
+bool pager_has_work(const struct pager *p)
+{
+    return (p->freed && p->starved.count > 0) ||
+           (p->populate && !p->populated && !populate_blocked(p));
 }

@@ -17,7 +17,8 @@ struct sandbox {
     struct fetch *fetch; /* borrowed */
     struct store *store; /* borrowed */
     char build[UUID_TEXT_BYTES];
-    char *run_dir; /* owned, as are the paths below it */
+    char *run_dir;        /* owned, as are the paths below it */
+    size_t jail_root_len; /* how much of the paths a jailed VMM does not see; 0: no jail */
     char *memory_socket;
     char *snapfile; /* NULL: the build has none */
     char *log;

@@ -18,10 +18,12 @@
 
 static int make_folder(struct sandbox *s, const struct sandbox_options *o, struct thaw_error *e)
 {
-    int r = run_dir_create(o->run_dir, &s->run_dir, e);
+    int r = run_dir_create(o->jail ? o->jail->root : o->run_dir, &s->run_dir, e);
 
     if (r < 0)
         return r;
+    if (o->jail)
+        s->jail_root_len = (size_t)(strrchr(s->run_dir, '/') - s->run_dir);
     r = janitor_start(&s->janitor, s->run_dir, e);
     if (r < 0) {
         rmdir(s->run_dir); /* which the janitor would have done */
@@ -59,6 +61,20 @@ static int choose_driver(struct sandbox *s, const struct sandbox_options *o, str
     return 0;
 }
 
+/* A VMM that we start is one, and is not jailed by us. */
+static int check_options(const struct sandbox *s, const struct sandbox_options *o,
+                         struct thaw_error *e)
+{
+    bool none = strcmp(s->driver->name, "none") == 0;
+
+    if (!none && (o->jail || o->accept > 1))
+        return err_set(e, -EINVAL, "a jail or several VMs go with driver none, not with %s",
+                       s->driver->name);
+    if (o->jail && o->run_dir)
+        return err_set(e, -EINVAL, "a jail has its sockets in its root, not in %s", o->run_dir);
+    return 0;
+}
+
 static int open_build(struct sandbox *s, const struct sandbox_options *o, struct thaw_error *e)
 {
     int r = build_manifest_load(s->store, &o->build, &s->manifest, e);
@@ -67,6 +83,8 @@ static int open_build(struct sandbox *s, const struct sandbox_options *o, struct
         r = load_metadata(s, e);
     if (r == 0)
         r = choose_driver(s, o, e);
+    if (r == 0)
+        r = check_options(s, o, e);
     if (r == 0)
         r = image_open(s->fetch, s->store, s->manifest, IMAGE_MEMORY, &s->memory, e);
     if (r < 0)
@@ -136,13 +154,37 @@ static int start_vmm(struct sandbox *s, const struct sandbox_options *o, struct 
     return r < 0 ? err_errno(e, r, "telling the janitor of the VMM") : 0;
 }
 
+/*
+ * Gives the folder to the jailed VMM's user, last of all: until then it is ours alone, so that
+ * nobody can put another file in the place of one whose owner we change.
+ */
+static int open_jail(struct sandbox *s, const struct thaw_jail *jail, struct thaw_error *e)
+{
+    if (!jail)
+        return 0;
+    if (s->snapfile_fd >= 0 && fchown(s->snapfile_fd, jail->uid, jail->gid) < 0)
+        return err_errno(e, -errno, "giving %s to user %u", s->snapfile, jail->uid);
+    if (lchown(s->run_dir, jail->uid, jail->gid) < 0)
+        return err_errno(e, -errno, "giving %s to user %u", s->run_dir, jail->uid);
+    return 0;
+}
+
 /* The VMM starts while its state is fetched; faults are served from the moment it connects. */
 static int bring_up(struct sandbox *s, const struct sandbox_options *o, struct thaw_error *e)
 {
     int r = make_snapfile(s, e);
 
     if (r == 0)
-        r = memory_server_create(s->memory_socket, s->memory, &s->server, e);
+        r = memory_server_create(
+            &(struct memory_server_options){
+                .socket_path = s->memory_socket,
+                .image = s->memory,
+                .vms = o->accept ? o->accept : 1,
+                .owner_uid = o->jail ? o->jail->uid : (uid_t)-1,
+                .owner_gid = o->jail ? o->jail->gid : (gid_t)-1,
+                .populate = o->populate,
+            },
+            &s->server, e);
     if (r < 0)
         return r;
     timeline_mark(&s->timeline, "memory server listening");
@@ -151,9 +193,10 @@ static int bring_up(struct sandbox *s, const struct sandbox_options *o, struct t
         r = fill_snapfile(s, e);
     if (r < 0)
         return r;
-    timeline_mark(&s->timeline, "VMM state fetched");
+    if (s->snapfile)
+        timeline_mark(&s->timeline, "VMM state fetched");
     if (vmm_pidfd(s->vmm) < 0)
-        return 0;
+        return open_jail(s, o->jail, e);
     r = s->driver->load(s->vmm, e);
     if (r < 0)
         return r;

@@ -15,6 +15,7 @@ void sandbox_refresh(struct sandbox *s)
 {
     struct memory_status *st = &s->status;
     bool connected = st->connected_ns != 0, faulted = st->first_fault_ns != 0;
+    bool populated = st->populated_ns != 0;
 
     if (!s->server)
         return;
@@ -23,6 +24,8 @@ void sandbox_refresh(struct sandbox *s)
         timeline_add(&s->timeline, "memory handed over", st->connected_ns);
     if (!faulted && st->first_fault_ns)
         timeline_add(&s->timeline, "first fault served", st->first_fault_ns);
+    if (!populated && st->populated_ns)
+        timeline_add(&s->timeline, "all memory installed", st->populated_ns);
 }
 
 void sandbox_stop(struct sandbox *s)
@@ -58,12 +61,16 @@ void sandbox_info(const struct sandbox *s, struct thaw_sandbox_info *ret)
 {
     const struct manifest_object *data = manifest_find(s->manifest, IMAGE_MEMORY);
 
+    const char *jail_snapfile = s->snapfile ? s->snapfile + s->jail_root_len : NULL;
+
     *ret = (struct thaw_sandbox_info){
         .build = s->build,
         .vmm = s->driver->name,
         .vmm_pid = vmm_pid(s->vmm),
         .memory_socket = s->memory_socket,
         .snapfile = s->snapfile,
+        .jail_memory_socket = s->jail_root_len ? s->memory_socket + s->jail_root_len : NULL,
+        .jail_snapfile = s->jail_root_len ? jail_snapfile : NULL,
         .memory_bytes = image_bytes(s->memory),
         .memory_stored_bytes = data ? data->uncompressed_bytes : 0,
     };

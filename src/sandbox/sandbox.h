@@ -32,6 +32,9 @@ struct sandbox_options {
     const char *vmm_program;
     const char *const *vmm_options;
     const char *run_dir;
+    const struct thaw_jail *jail;
+    unsigned accept;
+    bool populate;
 };
 
 /** sandbox_resume() - 0 when it serves (driver none) or runs, else -errno and nothing is left */

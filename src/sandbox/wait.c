@@ -48,7 +48,7 @@ void sandbox_failure_text(const struct sandbox *s, char *ret, size_t len)
 static void tell_news(const struct sandbox *s, struct listener *l)
 {
     const struct memory_status *st = &s->status;
-    char text[400];
+    char text[600];
 
     if (l->warn && st->rejected > l->rejected) {
         snprintf(text, sizeof(text), "dropped a connection to the memory socket: %s",

@@ -3,13 +3,16 @@
 """Guest memory served by `thaw resume --vmm none` to a client that speaks Firecracker's side."""
 
 import os
+import select
 import socket
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import check, check_equal, check_in, fd_links, main
+from thawtest import (check, check_equal, check_in, fail, fd_links, main, require_huge_pages,
+                      skip)
 
 
 def touch(case, image, *args, thaw=None):
@@ -146,6 +149,157 @@ def sigterm_ends_it(case):
     check(not os.path.exists(os.path.dirname(thaw.info["memory_socket"])), "the folder is left")
 
 
+def two_vms_share_one_cache(case):
+    """--accept 2: both are served, and what one has fetched the other finds."""
+    image = case.image("memory", "32M")
+    thaw = case.resume(case.create(image), "--accept", "2")
+    args = ["--socket", thaw.info["memory_socket"], "--image", image, "--threads", "2"]
+    clients = [case.start("memory_client", *args, "--seed", seed) for seed in ("1", "2")]
+    for client in clients:
+        client.expect_exit(0)
+    result = result_of(thaw)
+    check_equal(result["pages"]["installed"], 2 * 8192, "pages installed in both")
+    check(result["bytes"]["fetched"] <= os.path.getsize(
+        os.path.join(case.store, thaw.info["build"], "memfile")), "something was fetched twice")
+
+
+def the_socket_takes_one_vm(case):
+    image = case.image("memory", "8M")
+    thaw = case.resume(case.create(image))
+    path = thaw.info["memory_socket"]
+    client = case.start("memory_client", "--socket", path, "--image", image, "--hold", "--json")
+    client.ready()
+    check(not os.path.exists(path), "the socket is there after its VM has come")
+    client.stop()
+    result_of(thaw)
+
+
+def a_jailed_vmm_owns_its_socket(case):
+    if os.geteuid() != 0:
+        skip("only root can give files away")
+    image = case.image("memory", "8M")
+    with open(case.path("state"), "wb") as f:
+        f.write(b"state of a VMM")
+    build = case.create(image, case.path("state"))
+    root = case.path("jail")
+    os.mkdir(root)
+    thaw = case.resume(build, "--jail", f"12345:23456:{root}")
+    info = thaw.info
+    for path in (info["memory_socket"], info["snapfile"], os.path.dirname(info["snapfile"])):
+        st = os.stat(path)
+        check_equal((st.st_uid, st.st_gid), (12345, 23456), f"owner of {path}")
+        check_equal(st.st_mode & 0o077, 0, f"rights of others on {path}")
+    check_equal(root + info["jail"]["memory_socket"], info["memory_socket"], "path in the jail")
+    with open(root + info["jail"]["snapfile"], "rb") as f:
+        check_equal(f.read(), b"state of a VMM", "snapfile in the jail")
+    _, thaw = touch(case, image, thaw=thaw)
+    result_of(thaw)
+    check_equal(os.listdir(root), [], "what is left in the jail")
+    p = case.thaw("resume", build, "--store", case.store, "--jail", "1:x:/", status=2)
+    check_in("UID:GID:ROOT", p.stderr(), "complaint about a bad jail")
+
+
+def anonymous_bytes(pid):
+    """What a process has of its own: the guest's memory, not the image that it is compared with."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        status = dict(line.split(":", 1) for line in f)
+    return int(status["RssAnon"].split()[0]) << 10
+
+
+def populates_in_the_background(case):
+    image = case.image("memory", "64M", "random")
+    thaw = case.resume(case.create(image), "--populate")
+    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image", image,
+                        "--pages", "10", "--hold", "--json")
+    client.ready()
+    until = time.monotonic() + 30
+    while anonymous_bytes(client.pid) < 64 << 20:
+        if time.monotonic() > until:
+            fail(f"only {anonymous_bytes(client.pid)} bytes are there after 30 s")
+        select.select([], [], [], 0.02)
+    client.stop()
+    result = result_of(thaw)
+    check_in("all memory installed", [s["name"] for s in result["stages"]], "stages")
+    check_equal(result["pages"]["installed"], result["pages"]["total"], "pages installed")
+    check(result["faults"]["total"] < 1000, f"faults with nothing to fault on: {result['faults']}")
+
+
+def population_races_with_faults_and_removes(case):
+    image = case.image("memory", "64M")
+    for seed in ("1", "2", "3"):
+        thaw = case.resume(case.create(image), "--populate")
+        _, thaw = touch(case, image, "--removes", "2000", "--threads", "4", "--seed", seed,
+                        "--regions", "3M,1M,44M,16M", thaw=thaw)
+        result_of(thaw)
+
+
+def population_passes_over_what_is_damaged(case):
+    image = case.image("memory", "8M", "random")
+    build = case.create(image)
+    with open(os.path.join(case.store, build, "memfile"), "r+b") as f:
+        f.seek(10 * 65536)
+        f.write(b"wrong")
+    thaw = case.resume(build, "--populate")
+    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image", image,
+                        "--expect-errors", "--json")
+    client.expect_exit(0)
+    check_equal(client.result()["errors"], 16, "pages that raised SIGBUS")
+    thaw.expect_exit(1)
+
+
+def reserve_huge_pages(case, n):
+    """Have @n huge pages for the time of the case, or skip."""
+    path = "/proc/sys/vm/nr_hugepages"
+    with open(path, encoding="ascii") as f:
+        before = f.read()
+    try:
+        with open(path, "w", encoding="ascii") as f:
+            f.write(str(int(before) + n))
+    except OSError as e:
+        skip(f"huge pages cannot be reserved: {e}")
+
+    def restore():
+        with open(path, "w", encoding="ascii") as f:
+            f.write(before)
+
+    case.on_end(restore)
+    require_huge_pages(n)
+
+
+def huge_pages_are_put_together(case):
+    """2 MiB pages over a build with small holes and runs: each is assembled from many pieces."""
+    reserve_huge_pages(case, 32)
+    image = case.image("memory", "64M")
+    for extra in ((), ("--populate",)):
+        thaw = case.resume(case.create(image), *extra)
+        _, thaw = touch(case, image, "--page-size", "2097152", "--threads", "6", thaw=thaw)
+        result = result_of(thaw)
+        check_equal(result["pages"]["installed"], 16384, "pages installed")
+
+
+def huge_pages_are_removed(case):
+    reserve_huge_pages(case, 32)
+    image = case.image("memory", "64M")
+    thaw = case.resume(case.create(image))
+    _, thaw = touch(case, image, "--page-size", "2097152", "--removes", "200", thaw=thaw)
+    result_of(thaw)
+
+
+def a_damaged_piece_fails_its_huge_page(case):
+    reserve_huge_pages(case, 8)
+    image = case.image("memory", "16M", "random")
+    build = case.create(image)
+    with open(os.path.join(case.store, build, "memfile"), "r+b") as f:
+        f.seek((4 << 20) + 5 * 65536)
+        f.write(b"wrong")
+    thaw = case.resume(build)
+    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image", image,
+                        "--page-size", "2097152", "--expect-errors", "--json")
+    client.expect_exit(0)
+    check_equal(client.result()["errors"], 1, "pages that raised SIGBUS")
+    thaw.expect_exit(1)
+
+
 def kvm_guest_runs(case):
     """A vCPU's faults, served from inside KVM_RUN."""
     image = case.path("memory")
@@ -165,6 +319,11 @@ GROUPS = {
                old_firecracker_closes_its_socket, sigterm_ends_it),
     "memory-peers": (ends_with_the_vm, a_peer_that_says_nothing_is_dropped,
                      wrong_build_is_refused),
+    "memory-vms": (two_vms_share_one_cache, the_socket_takes_one_vm, a_jailed_vmm_owns_its_socket),
+    "populate": (populates_in_the_background, population_races_with_faults_and_removes,
+                 population_passes_over_what_is_damaged),
+    "huge-pages": (huge_pages_are_put_together, huge_pages_are_removed,
+                   a_damaged_piece_fails_its_huge_page),
     "kvm-guest": (kvm_guest_runs,),
 }
 

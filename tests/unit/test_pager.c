@@ -13,7 +13,7 @@
 #include "format/handover.h"
 #include "memory/pager_internal.h"
 
-#define PAGES 6000u /* more than PAGER_DEFERRED */
+#define PAGES 6000u /* more than PAGER_QUEUE */
 #define BASE  UINT64_C(0x7f0000000000)
 #define GAP   UINT64_C(0x10000000)
 
@@ -114,6 +114,20 @@ static int tear_down_group(void **state)
     return 0;
 }
 
+static int init(struct pager *p, const struct handover *h, struct thaw_error *e)
+{
+    return pager_init(p,
+                      &(struct pager_options){
+                          .ops = &fake_ops,
+                          .uffd = -1,
+                          .handover = h,
+                          .image = image,
+                          .inbox = &inbox,
+                          .counters = &counters,
+                      },
+                      e);
+}
+
 /* Two regions: pages 0 to 2999 at BASE, the others at BASE + GAP. */
 static int set_up(void **state)
 {
@@ -130,7 +144,7 @@ static int set_up(void **state)
     assert_int_equal(mailbox_init(&inbox), 0);
     assert_int_equal(image_open(build.fetch, build.store, build.manifest, "memfile", &image, NULL),
                      0);
-    assert_int_equal(pager_init(&pager, &fake_ops, -1, &h, image, &inbox, &counters, NULL), 0);
+    assert_int_equal(init(&pager, &h, NULL), 0);
     return 0;
 }
 
@@ -178,6 +192,8 @@ static void event_remove(unsigned page, unsigned pages)
 static void turn(void)
 {
     pager_serve(&pager);
+    settle();
+    pager_work(&pager);
     settle();
 }
 
@@ -284,7 +300,7 @@ static void already_there_means_wake(void **state)
     fault(9);
     assert_int_equal(fake.wakes, 1);
     assert_int_equal(counters.pages, 1);
-    assert_false(pager_has_deferred(&pager));
+    assert_false(pager_has_put_off(&pager));
 }
 
 static void put_off_means_try_again(void **state)
@@ -293,10 +309,10 @@ static void put_off_means_try_again(void **state)
     fake.answer = -EAGAIN;
     fake.answer_left = 3;
     fault(9);
-    assert_true(pager_has_deferred(&pager));
+    assert_true(pager_has_put_off(&pager));
     assert_int_equal(counters.pages, 0);
-    while (pager_has_deferred(&pager))
-        pager_retry(&pager);
+    while (pager_has_put_off(&pager))
+        pager_work(&pager);
     assert_int_equal(fake.copies, 4);
     assert_int_equal(fake.last, address(9));
     assert_int_equal(counters.pages, 1);
@@ -308,13 +324,14 @@ static void put_off_by_a_remove_of_the_page(void **state)
     (void)state;
     fault(16); /* brings the granule */
     fake.answer = -EAGAIN;
-    fake.answer_left = 2; /* the event is unread: the first retry fares no better */
+    fake.answer_left = 1;
     event_fault(17);
     pager_serve(&pager);
     event_remove(17, 1);
-    pager_serve(&pager);
-    assert_false(pager_has_deferred(&pager));
+    turn();
+    assert_false(pager_has_put_off(&pager));
     assert_int_equal(fake.zeros, 1);
+    assert_int_equal(fake.copies, 2);
 }
 
 static void nothing_put_off_is_forgotten(void **state)
@@ -334,11 +351,11 @@ static void nothing_put_off_is_forgotten(void **state)
         }
     }
     turn();
-    assert_true(pager.deferred_overflow);
+    assert_true(pager.queue_overflow);
     fake.answer_left = 0;
     for (unsigned i = 0; i < 3; i++)
-        pager_retry(&pager);
-    assert_false(pager_has_deferred(&pager));
+        pager_work(&pager);
+    assert_false(pager_has_put_off(&pager));
     assert_int_equal(counters.pages, PAGES);
 }
 
@@ -348,7 +365,7 @@ static void a_range_that_is_gone_is_dropped(void **state)
     fake.answer = -ENOENT;
     fake.answer_left = 1;
     fault(9);
-    assert_false(pager_has_deferred(&pager));
+    assert_false(pager_has_put_off(&pager));
     assert_false(pager.gone);
     assert_int_equal(fake.poisons, 0);
 }
@@ -391,10 +408,10 @@ static void bytes_that_do_not_verify_are_poisoned(void **state)
     /* Poison is put off like any install, and is not given up. */
     fake.poison_answer = -EAGAIN;
     fault(3);
-    assert_true(pager_has_deferred(&pager));
+    assert_true(pager_has_put_off(&pager));
     fake.poison_answer = 0;
-    pager_retry(&pager);
-    assert_false(pager_has_deferred(&pager));
+    pager_work(&pager);
+    assert_false(pager_has_put_off(&pager));
     assert_int_equal(counters.failed, 1);
 }
 
@@ -435,8 +452,8 @@ static void more_faults_than_waits(void **state)
     }
     pager_serve(&pager);
     settle();
-    while (pager_has_deferred(&pager)) {
-        pager_retry(&pager);
+    while (pager_has_work(&pager)) {
+        pager_work(&pager);
         settle();
     }
     assert_true(faults > PAGER_WAITS);
@@ -451,10 +468,8 @@ static void regions_must_fit(void **state)
     struct pager other;
 
     (void)state;
-    assert_int_equal(pager_init(&other, &fake_ops, -1, &h, image, &inbox, &counters, &e), -EPROTO);
+    assert_int_equal(init(&other, &h, &e), -EPROTO);
     assert_non_null(strstr(e.text, "does not fit"));
-    h.page_bytes = 2 * MIB;
-    assert_int_equal(pager_init(&other, &fake_ops, -1, &h, image, &inbox, &counters, &e), -ENOTSUP);
 }
 
 int main(void)
