@@ -170,9 +170,11 @@ int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priori
     mutex_unlock(&o->mu);
 
     if (started)
-        flight_start(started, priority);
+        flight_launch(started, priority);
+    else if (fl && priority == IO_DEMAND)
+        flight_hurry(o->fetch, fl);
     if (started_ahead)
-        flight_start(started_ahead, IO_BACKGROUND);
+        flight_launch(started_ahead, IO_BACKGROUND);
     flight_put(o->fetch, fresh);
     flight_put(o->fetch, ahead);
     if (parked)

@@ -57,16 +57,92 @@ static void send_back(struct fetch_waiter *w)
     }
 }
 
+/* --- the queue of background flights --- */
+
+static void enqueue_locked(struct fetch *f, struct flight *fl)
+{
+    fl->queued = true;
+    fl->queue_next = NULL;
+    fl->queue_prev = f->queue_last;
+    if (f->queue_last)
+        f->queue_last->queue_next = fl;
+    else
+        f->queue_first = fl;
+    f->queue_last = fl;
+}
+
+static void unqueue_locked(struct fetch *f, struct flight *fl)
+{
+    fl->queued = false;
+    if (fl->queue_prev)
+        fl->queue_prev->queue_next = fl->queue_next;
+    else
+        f->queue_first = fl->queue_next;
+    if (fl->queue_next)
+        fl->queue_next->queue_prev = fl->queue_prev;
+    else
+        f->queue_last = fl->queue_prev;
+}
+
+/* The next one to start, if there may be one more; it counts as under way from here on. */
+static struct flight *next_background_locked(struct fetch *f)
+{
+    struct flight *fl = f->background < FLIGHT_BACKGROUND ? f->queue_first : NULL;
+
+    if (fl) {
+        unqueue_locked(f, fl);
+        fl->background = true;
+        f->background++;
+    }
+    return fl;
+}
+
+static void start(struct flight *fl, enum io_priority priority);
+
+void flight_launch(struct flight *fl, enum io_priority priority)
+{
+    struct fetch *f = fl->object->fetch;
+
+    if (priority == IO_BACKGROUND) {
+        mutex_lock(&f->mu);
+        enqueue_locked(f, fl);
+        fl = next_background_locked(f);
+        mutex_unlock(&f->mu);
+    }
+    if (fl)
+        start(fl, priority);
+}
+
+void flight_hurry(struct fetch *f, struct flight *fl)
+{
+    bool mine;
+
+    mutex_lock(&f->mu);
+    mine = fl->queued;
+    if (mine)
+        unqueue_locked(f, fl);
+    mutex_unlock(&f->mu);
+    if (mine)
+        start(fl, IO_DEMAND);
+}
+
 void flight_put(struct fetch *f, struct flight *fl)
 {
+    struct flight *next;
     struct fetch_waiter *w;
 
     if (!fl)
         return;
     mutex_lock(&f->mu);
+    if (fl->background)
+        f->background--;
+    fl->background = false;
     w = put_locked(f, fl);
+    next = next_background_locked(f);
     mutex_unlock(&f->mu);
     send_back(w);
+    if (next)
+        start(next, IO_BACKGROUND);
 }
 
 void flight_park(struct fetch *f, struct fetch_waiter *w)
@@ -225,7 +301,7 @@ static void sums_done(struct store_read *r, int64_t result)
     read_done(fl);
 }
 
-void flight_start(struct flight *fl, enum io_priority priority)
+static void start(struct flight *fl, enum io_priority priority)
 {
     struct fetch_object *o = fl->object;
     bool read_sums = o->sums.object && !sums_table_loaded(&o->sums, fl->first);

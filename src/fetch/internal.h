@@ -12,15 +12,23 @@
 #include "format/sums.h"
 
 #define FLIGHT_POOL         256u
+#define FLIGHT_BACKGROUND   16u
 #define READ_AHEAD_GRANULES 8u
 
 /*
  * One read of granules [first, first + count) of an object, within one chunk and one page of sums.
  *
- *     free -> listed (data read, and sums read if needed) -> verify -> publish -> unlisted -> free
+ *     free -> listed [-> queued] -> started (data read, and sums read if needed)
+ *          -> verify -> publish -> unlisted -> free
+ *
+ * Background flights beyond FLIGHT_BACKGROUND are queued, so that the store is never busy with many
+ * of them; a demand that joins a queued one starts it at once.
  */
 struct flight {
-    struct flight *next; /* [m] fetch.mu when free, object.mu when listed */
+    struct flight *next;                    /* [m] fetch.mu when free, object.mu when listed */
+    struct flight *queue_next, *queue_prev; /* [m] fetch.mu: while queued */
+    bool queued;                            /* [m] fetch.mu: listed, but not started */
+    bool background;                        /* [m] fetch.mu: one of fetch.background */
     struct fetch_object *object;
     uint32_t first;
     uint32_t count;
@@ -36,12 +44,14 @@ struct flight {
 
 struct fetch {
     pthread_mutex_t mu;
-    struct flight *free;              /* [m] mu */
-    unsigned free_count;              /* [m] mu */
-    struct fetch_waiter *parked;      /* [m] mu: waiters without a flight, oldest first */
-    struct fetch_waiter *parked_last; /* [m] mu: valid while parked is not NULL */
-    struct flight *flights;           /* owned: all FLIGHT_POOL of them */
-    _Atomic(uint64_t) flight_count;   /* [a] counters: relaxed */
+    struct flight *free;                     /* [m] mu */
+    unsigned free_count;                     /* [m] mu */
+    struct fetch_waiter *parked;             /* [m] mu: waiters without a flight, oldest first */
+    struct fetch_waiter *parked_last;        /* [m] mu: valid while parked is not NULL */
+    struct flight *queue_first, *queue_last; /* [m] mu: background flights not started */
+    unsigned background;                     /* [m] mu: background flights under way */
+    struct flight *flights;                  /* owned: all FLIGHT_POOL of them */
+    _Atomic(uint64_t) flight_count;          /* [a] counters: relaxed */
     _Atomic(uint64_t) read_bytes;
     _Atomic(uint64_t) failed;
     _Atomic(uint64_t) unverified_bytes;
@@ -113,8 +123,16 @@ void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t firs
 /** flight_find_locked() - the flight that carries @granule, or NULL */
 struct flight *flight_find_locked(const struct fetch_object *o, uint32_t granule);
 
-/** flight_start() - send the reads of a listed flight. Not under a lock. */
-void flight_start(struct flight *fl, enum io_priority priority);
+/** flight_launch() - start a listed flight, or queue it. Not under a lock. */
+void flight_launch(struct flight *fl, enum io_priority priority);
+
+/**
+ * flight_hurry() - somebody demands what @fl carries: start it if it is still queued
+ *
+ * @fl may have landed since the caller saw it, and be another flight by now: then that one starts
+ * early, which does no harm. Not under a lock.
+ */
+void flight_hurry(struct fetch *f, struct flight *fl);
 
 /** waiter_finish() - set the result of @w and send its message; @w is gone afterwards */
 void waiter_finish(struct fetch_waiter *w, int result);
