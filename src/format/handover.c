@@ -34,7 +34,7 @@ static int parse_body(const void *bytes, size_t len, json_t **ret, struct thaw_e
         *ret = root;
         return 0;
     }
-    if (json_error_code(&why) == json_error_out_of_memory)
+    if (json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0')
         return err_set(e, -ENOMEM, WHAT ": no memory");
     if (json_error_code(&why) == json_error_premature_end_of_input)
         return err_set(e, -EAGAIN, WHAT ": the text ends early, after %zu bytes", len);

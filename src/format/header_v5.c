@@ -15,8 +15,9 @@
  * side, each by a reader of its own, so that no column has to be kept.
  */
 
-#define MAX_MAPPINGS      (UINT32_C(8) << 20)
-#define COMPACT_BYTES     42 /* what E2B reckons a mapping takes in memory; caps the count */
+/* E2B's cap: 42 bytes is what it reckons a mapping takes in memory. Its other cap, 8 Mi, is above.
+ */
+#define MAX_MAPPINGS      (HEADER_BLOCK_MAX_BYTES / 42)
 #define MAX_UVARINT_BYTES 10
 
 enum column { OFFSETS, LENGTHS, STORAGE, BUILDS, COLUMNS };
@@ -167,8 +168,7 @@ int header_v5_decode_map(struct header_input *in, const struct header *h)
         return r;
     at = reader_offset(&in->r);
     count = reader_u32(&in->r);
-    if (in->r.failed || count > MAX_MAPPINGS || count > HEADER_BLOCK_MAX_BYTES / COMPACT_BYTES ||
-        count > reader_left(&in->r) / COLUMNS)
+    if (in->r.failed || count > MAX_MAPPINGS || count > reader_left(&in->r) / COLUMNS)
         return err_set(in->e, -EBADMSG,
                        "mapping count at byte %zu of %s is %" PRIu32
                        ": the %zu bytes behind it do not hold them, or they are too many",

@@ -8,7 +8,8 @@ int json_parse(const void *bytes, size_t len, const char *what, json_t **ret, st
     json_error_t why;
     json_t *value = json_loadb(bytes, len, JSON_REJECT_DUPLICATES, &why);
 
-    if (!value && json_error_code(&why) == json_error_out_of_memory)
+    /* A parser that finds no memory to begin with leaves the text empty. */
+    if (!value && (json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0'))
         return err_set(e, -ENOMEM, "%s: no memory", what);
     if (!value)
         return err_set(e, -EBADMSG, "%s: line %d, byte %d: %s", what, why.line, why.position,

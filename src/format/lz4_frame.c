@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <lz4frame.h>
 
@@ -18,6 +19,12 @@ static void free_encoder(LZ4F_cctx **c)
     LZ4F_freeCompressionContext(*c);
 }
 
+/* -ENOMEM, or @other for any other error. The library's public interface knows errors by name. */
+static int error_code(size_t result, int other)
+{
+    return strcmp(LZ4F_getErrorName(result), "ERROR_allocation_failed") == 0 ? -ENOMEM : other;
+}
+
 /* Decompresses into @out; *@ret_filled is how much came. */
 static int decode_into(LZ4F_dctx *d, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_cap,
                        size_t *ret_filled, struct thaw_error *e)
@@ -29,8 +36,8 @@ static int decode_into(LZ4F_dctx *d, const uint8_t *in, size_t in_len, uint8_t *
 
         hint = LZ4F_decompress(d, out + filled, &gave, in + at, &took, NULL);
         if (LZ4F_isError(hint))
-            return err_set(e, -EBADMSG, "LZ4 frame: %s, at byte %zu of it", LZ4F_getErrorName(hint),
-                           at);
+            return err_set(e, error_code(hint, -EBADMSG), "LZ4 frame: %s, at byte %zu of it",
+                           LZ4F_getErrorName(hint), at);
         if (hint > 0 && took == 0 && gave == 0) /* wants more input, or more room, than there is */
             return err_set(e, -EBADMSG,
                            at == in_len ? "LZ4 frame: ends early, after %zu bytes"
@@ -105,7 +112,7 @@ int lz4_frame_encode(const void *bytes, size_t len, struct buf *ret, struct thaw
     }
     if (LZ4F_isError(n)) {
         ret->len = before;
-        return err_set(e, -EIO, "LZ4 frame: %s", LZ4F_getErrorName(n));
+        return err_set(e, error_code(n, -EIO), "LZ4 frame: %s", LZ4F_getErrorName(n));
     }
     ret->len = before + at + n;
     return 0;

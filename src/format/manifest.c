@@ -12,7 +12,7 @@
 
 #define WHAT            "manifest.json"
 #define TIME_TEXT_BYTES 32
-#define SHA256_TEXT     (2 * MANIFEST_SHA256_BYTES)
+#define SHA256_TEXT     (2 * (size_t)MANIFEST_SHA256_BYTES)
 
 bool object_name_valid(const char *name)
 {

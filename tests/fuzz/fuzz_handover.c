@@ -41,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     require_sound(h);
     cap = 2 + 200 * h->region_count; /* more than the keys and five numbers of 20 digits take */
     text = malloc(cap);
-    FUZZ_REQUIRE(text);
+    FUZZ_REQUIRE(text != NULL);
     r = handover_encode(h->regions, h->region_count, h->page_bytes, text, cap);
     FUZZ_REQUIRE(r > 0);
     if ((size_t)r > HANDOVER_MAX_BYTES)

@@ -346,6 +346,38 @@ static void v5_varints_end(void **state)
     }
 }
 
+/* Numbers of V5 that only overflow could make valid, and a build that is none. */
+static void v5_numbers_do_not_wrap(void **state)
+{
+    /* No builds with data; one mapped build, one mapping: offset delta 2^52, which is byte 2^64. */
+    uint8_t block[] = {0,    0,    0,    0,    1,    0,    0,    0,    9, 9, 9, 9, 9, 9,
+                       9,    9,    9,    9,    9,    9,    9,    9,    9, 9, 1, 0, 0, 0, /**/
+                       0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x08, 1, 0, 0};
+    struct buf wraps CLEANUP_BUF = frame(golden_header_v5, block, sizeof(block), sizeof(block));
+    struct buf nil CLEANUP_BUF = {0};
+
+    (void)state;
+    assert_refused(wraps.data, wraps.len, "offset delta 4503599627370496 leads past 16 TiB");
+    memset(block + 8, 0, 16);
+    nil = frame(golden_header_v5, block, sizeof(block), sizeof(block));
+    assert_refused(nil.data, nil.len, "mapped build 0 of the uncompressed block: id is nil");
+}
+
+/* More mappings than E2B would take, and all of their bytes there. */
+static void v5_mappings_are_counted(void **state)
+{
+    uint32_t count = 256 * 1024 * 1024 / 42 + 1;
+    size_t len = 12 + 4 * (size_t)count;
+    uint8_t *block CLEANUP_FREE = calloc(1, len);
+    struct buf b CLEANUP_BUF = {0};
+
+    (void)state;
+    assert_non_null(block);
+    store_le(block + 8, count, 4);
+    b = frame(golden_header_v5, block, len, (uint32_t)len);
+    assert_refused(b.data, b.len, "mapping count at byte 8 of the uncompressed block is 6391321");
+}
+
 /* A V5 header without mappings is an image of zeros; one of V4 is one that lost them. */
 static void image_of_zeros(void **state)
 {
@@ -495,6 +527,8 @@ int main(void)
         cmocka_unit_test(blocks_are_checked),
         cmocka_unit_test(block_truncated_at_every_length),
         cmocka_unit_test(v5_varints_end),
+        cmocka_unit_test(v5_numbers_do_not_wrap),
+        cmocka_unit_test(v5_mappings_are_counted),
         cmocka_unit_test(image_of_zeros),
         cmocka_unit_test(short_object_holds_the_image_only),
         cmocka_unit_test(builds_are_counted),

@@ -122,6 +122,15 @@ static void foreign_keys_survive(void **state)
     assert_true(json_equal(before, after));
     json_decref(before);
     json_decref(after);
+
+    /* The working set is thaw's to change, what is beside it is not. */
+    m->prefetch.count = 0;
+    b.len = 0;
+    assert_int_equal(metadata_encode(m, &b, NULL), 0);
+    after = json_loadb((const char *)b.data, b.len, 0, NULL);
+    assert_null(json_object_get(json_object_get(after, "prefetch"), "memory"));
+    assert_non_null(json_object_get(json_object_get(after, "prefetch"), "disk"));
+    json_decref(after);
 }
 
 static void old_versions_are_stripped(void **state)
