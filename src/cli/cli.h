@@ -21,6 +21,7 @@ struct verb {
     int (*run)(int argc, char **argv);
 };
 
+int verb_bench(int argc, char **argv);
 int verb_create(int argc, char **argv);
 int verb_inspect(int argc, char **argv);
 int verb_resume(int argc, char **argv);

@@ -11,6 +11,7 @@ static const struct verb verbs[] = {
     {"create", "make a build from raw files", verb_create},
     {"resume", "bring a build back to life", verb_resume},
     {"inspect", "show what a build consists of", verb_inspect},
+    {"bench", "measure thaw beside the least that the kernel allows", verb_bench},
 };
 
 static void print_usage(FILE *to)

@@ -10,6 +10,9 @@
 #include "format/handover.h"
 #include "memory/pager_internal.h"
 
+#define SLICES 8u /* of the population, before messages are looked for; events are after each one  \
+                   */
+
 static int tables_create(struct pager *p)
 {
     void *flags = mmap(NULL, p->page_count, PROT_READ | PROT_WRITE,
@@ -253,6 +256,12 @@ static void retry(struct pager *p, struct page_queue *q)
     }
 }
 
+static bool can_populate(const struct pager *p)
+{
+    return p->populate && !p->populated && !populate_blocked(p) && p->put_off.count == 0 &&
+           !p->gone;
+}
+
 void pager_work(struct pager *p)
 {
     bool freed = p->freed;
@@ -266,8 +275,10 @@ void pager_work(struct pager *p)
         retry(p, &p->put_off);
     if (freed && p->starved.count > 0)
         retry(p, &p->starved);
-    if (p->populate && !p->populated && !p->gone)
+    for (unsigned i = 0; i < SLICES && can_populate(p); i++) {
         populate_step(p);
+        pager_serve(p);
+    }
 }
 
 bool pager_has_put_off(const struct pager *p)
@@ -277,6 +288,5 @@ bool pager_has_put_off(const struct pager *p)
 
 bool pager_has_work(const struct pager *p)
 {
-    return (p->freed && p->starved.count > 0) ||
-           (p->populate && !p->populated && !populate_blocked(p));
+    return (p->freed && p->starved.count > 0) || can_populate(p);
 }

@@ -227,19 +227,20 @@ static void wait_for_slice(struct pager *p, const struct image_extent *e, uint64
         po->install.at += p->page_bytes; /* whoever touches it will hear why */
 }
 
-static void install_small(struct pager *p, const struct region *r, uint64_t max)
+static void install_small(struct pager *p, const struct region *r)
 {
     struct populate *po = p->populate;
     struct host_addr addr = {r->base.v + po->install.at};
     struct image_extent e;
     struct slice s;
-    uint64_t len, done = 0;
+    uint64_t max, len, done = 0;
     int result;
 
     if (image_lookup(p->image, (struct image_off){r->offset.v + po->install.at}, &e) < 0) {
         po->install.at = r->size_bytes;
         return;
     }
+    max = untouched(p, r, po->install.at, e.object ? SLICE_BYTES : ZERO_BYTES);
     if (!e.object && e.len_bytes >= MIN(max, SLICE_BYTES)) {
         result = p->ops->zero(p->uffd, addr, MIN(max, e.len_bytes), &done);
         installed(p, r, done, result);
@@ -269,18 +270,16 @@ void populate_step(struct pager *p)
 {
     struct populate *po = p->populate;
     const struct region *r = cursor_region(p, &po->install);
-    uint64_t max;
 
     if (!r) {
         p->populated = true;
         return;
     }
     look_ahead(p);
-    max = untouched(p, r, po->install.at, p->zeros ? p->page_bytes : ZERO_BYTES);
-    if (max == 0)
+    if (untouched(p, r, po->install.at, p->page_bytes) == 0)
         po->install.at += p->page_bytes;
     else if (p->zeros)
         install_huge(p, r);
     else
-        install_small(p, r, max);
+        install_small(p, r);
 }

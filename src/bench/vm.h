@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_BENCH_VM_H
+#define THAW_BENCH_VM_H
+
+/*
+ * A stand-in for a VMM: memory of this process, registered with a userfaultfd and handed over to
+ * whoever listens on a socket, as Firecracker does it. Touched by threads that time each touch.
+ */
+
+#include <stdint.h>
+
+#include "base/units.h"
+
+struct thaw_error;
+
+struct bench_vm {
+    unsigned char *memory; /* owned mapping */
+    uint64_t bytes;
+    int uffd; /* owned */
+    int sock; /* owned; stays open as long as the VM lives */
+};
+
+/** bench_vm_start() - map, register, hand over to the server at @socket_path */
+[[gnu::warn_unused_result]] int bench_vm_start(struct bench_vm *vm, const char *socket_path,
+                                               uint64_t bytes, struct thaw_error *e);
+
+/** bench_vm_finish() - the end of the VM; safe on a zeroed struct */
+void bench_vm_finish(struct bench_vm *vm);
+
+/**
+ * bench_vm_touch() - read one byte of every page, in random order, from @threads threads
+ * @cpu: where the threads run
+ * @ret_ns: one latency for each page, in any order
+ *
+ * Returns: 0, or -errno when a thread cannot be started.
+ */
+[[gnu::warn_unused_result]] int bench_vm_touch(struct bench_vm *vm, unsigned threads, int cpu,
+                                               uint32_t *ret_ns);
+
+/** bench_pin() - keep the calling thread on processor @cpu, if there is one */
+void bench_pin(int cpu);
+
+#endif

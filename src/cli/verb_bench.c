@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench/bench.h"
+#include "cli/cli.h"
+
+#define ROUNDS_MAX 50
+
+enum key { ROUNDS, JSON };
+
+static const struct option_spec options[] = {
+    {"rounds", "N", "how often each contender runs (default 5)", ROUNDS},
+    {"json", NULL, "print a JSON object", JSON},
+    {0},
+};
+
+static const struct verb_spec spec = {
+    .usage = "bench NAME [OPTIONS]",
+    .about = "Measures thaw beside the least program that could do the same here, in turn, and\n"
+             "prints ratios. There are:\n"
+             "  fault      a page fault on memory that is in the cache\n"
+             "  populate   a whole image installed in the background",
+    .options = options,
+};
+
+struct arguments {
+    unsigned rounds;
+    bool json;
+};
+
+static int take(void *arg, int key, const char *value)
+{
+    struct arguments *a = arg;
+    char *end;
+    unsigned long n;
+
+    if (key == JSON) {
+        a->json = true;
+        return 0;
+    }
+    n = strtoul(value, &end, 10);
+    if (*end != '\0' || n < 1 || n > ROUNDS_MAX) {
+        usage_error(&spec, "--rounds takes a number from 1 to %d, not '%s'", ROUNDS_MAX, value);
+        return -1;
+    }
+    a->rounds = (unsigned)n;
+    return 0;
+}
+
+int verb_bench(int argc, char **argv)
+{
+    struct arguments a = {.rounds = 5};
+    struct thaw_error e = THAW_ERROR_INIT;
+    int first, status = parse_options(&spec, argc, argv, take, &a, &first);
+    const struct bench *b;
+
+    if (status >= 0)
+        return status;
+    if (first + 1 != argc)
+        return usage_error(&spec, first == argc ? "which benchmark?" : "one benchmark at a time");
+    b = bench_find(argv[first]);
+    if (!b)
+        return usage_error(&spec, "no benchmark is called '%s'", argv[first]);
+    return bench_run(b, a.rounds, a.json, &e) < 0 ? fail(&e) : EXIT_OK;
+}
