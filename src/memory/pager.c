@@ -10,8 +10,9 @@
 #include "format/handover.h"
 #include "memory/pager_internal.h"
 
-#define SLICES 8u /* of the population, before messages are looked for; events are after each one  \
-                   */
+#define SLICES                                                                                     \
+    8u /* of the population, before messages are looked for; events are after each one             \
+        */
 
 static int tables_create(struct pager *p)
 {
