@@ -37,6 +37,13 @@ static int by_ns(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double percentile_us(const uint32_t *sorted_ns, size_t percent)
+{
+    size_t rank = FAULT_PAGES * percent / 100;
+
+    return (double)sorted_ns[rank] / 1e3;
+}
+
 static int measure(const struct bench_image *image, const char *socket_path, size_t row,
                    enum contender who, bool count, struct bench_report *report,
                    struct thaw_error *e)
@@ -63,9 +70,9 @@ static int measure(const struct bench_image *image, const char *socket_path, siz
     if (r < 0 || !count)
         return r;
     qsort(ns, FAULT_PAGES, sizeof(*ns), by_ns);
-    report_add(report, rows[row].name, "p50_us", who, ns[FAULT_PAGES / 2] / 1e3);
-    report_add(report, rows[row].name, "p99_us", who, ns[FAULT_PAGES * 99 / 100] / 1e3);
-    report_add(report, rows[row].name, "cpu_us", who, (double)cpu_ns / FAULT_PAGES / 1e3);
+    report_add(report, rows[row].name, "p50_us", who, percentile_us(ns, 50));
+    report_add(report, rows[row].name, "p99_us", who, percentile_us(ns, 99));
+    report_add(report, rows[row].name, "cpu_us", who, (double)cpu_ns / (double)FAULT_PAGES / 1e3);
     return 0;
 }
 

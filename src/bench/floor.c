@@ -121,7 +121,7 @@ int bench_floor_main(const struct bench_image *image, bool populate, const char 
     unsigned char **layers = populate && image->layers ? split_layers(image) : NULL;
     struct bench_server_result result;
     struct pollfd p = {.events = POLLIN};
-    struct vm_peer vm;
+    struct vm_peer vm = {.sock = -1, .uffd = -1};
     uint64_t begin;
     int r = take_vm(socket_path, pipe, &vm, e);
 
