@@ -2,6 +2,8 @@
 #include "kernel/io.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -13,6 +15,16 @@ int io_engine_create(enum io_kind kind, struct io_engine **ret, struct thaw_erro
     struct thaw_error why = THAW_ERROR_INIT;
     int r;
 
+    if (kind == IO_KIND_AUTO) {
+        const char *wish = getenv("THAW_IO");
+
+        if (wish && strcmp(wish, "pool") == 0)
+            kind = IO_KIND_POOL;
+        else if (wish && strcmp(wish, "uring") == 0)
+            kind = IO_KIND_URING;
+        else if (wish)
+            return err_set(e, -EINVAL, "THAW_IO is '%s'; it can be uring or pool", wish);
+    }
     if (kind == IO_KIND_POOL)
         return io_pool_engine_create(ret, e);
     if (kind == IO_KIND_URING)

@@ -58,7 +58,8 @@ struct io_request {
 
 /**
  * io_engine_create() - start an engine
- * @kind: IO_KIND_AUTO tries io_uring first
+ * @kind: IO_KIND_AUTO is what THAW_IO asks for, "uring" or "pool"; without it, io_uring is tried
+ *        first
  *
  * Returns: 0 or -errno with the reason in @e.
  */
