@@ -4,6 +4,7 @@
 
 /* Builds in a store: making them, looking at them. Conventions: see thaw/thaw.h. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,18 +21,33 @@ extern "C" {
 /**
  * struct thaw_create_options - what a build is made of
  * @store: DIR or file:///DIR; made if it is missing (its parent is not)
- * @memory_path: raw guest memory, a multiple of 4096 bytes
+ * @memory_path: raw guest memory, a multiple of @block_bytes; or NULL
+ * @rootfs_path: raw guest disk, a multiple of 4096 bytes; or NULL, but not both
  * @snapfile_path: the VMM's device state; NULL without
- * @vmm: "qemu", "firecracker" or "none": what the snapshot is of; NULL for "none"
+ * @base: id of the build that this one is a layer over: only blocks that differ from it are stored.
+ *        Memory must have the size of the base's, the disk need not. NULL: none
+ * @block_bytes: of memory, 4096 or 2097152: what is stored or not as a whole; 0: the base's, or
+ * 4096
+ * @header_version: 4, or 3 for readers that know no other; 0: 4
+ * @codec: "none", the only one; NULL for "none"
+ * @vmm: "qemu", "firecracker" or "none": what the snapshot is of; NULL for "none", or with @base
+ *       for what that has recorded, if neither @vmm_version nor @vmm_args is given
  * @vmm_version: as the VMM tells it, or NULL
  * @vmm_args: NULL-terminated: what the VMM must be started with again; NULL for nothing
  * @progress: called now and then with @progress_arg, or NULL
+ *
+ * The files must not be written to before thaw_create() returns.
  */
 struct thaw_create_options {
     size_t opts_size;
     const char *store;
     const char *memory_path;
+    const char *rootfs_path;
     const char *snapfile_path;
+    const char *base;
+    uint64_t block_bytes;
+    unsigned header_version;
+    const char *codec;
     const char *vmm;
     const char *vmm_version;
     const char *const *vmm_args;
@@ -39,7 +55,11 @@ struct thaw_create_options {
     void *progress_arg;
 };
 
-/** thaw_create() - make a build; its id in @ret_id. It is durable when this returns. */
+/**
+ * thaw_create() - make a build; its id in @ret_id
+ *
+ * It is durable when this returns 0. What was written of one that failed is removed again.
+ */
 int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUILD_ID_BYTES],
                 struct thaw_error *e);
 
@@ -50,7 +70,8 @@ struct thaw_object_info {
     uint64_t size_bytes; /* as stored */
     uint64_t uncompressed_bytes;
     const char *codec;
-    char sha256[65]; /* of what is stored, in hexadecimal */
+    char sha256[65];  /* of what is stored, in hexadecimal; "" when nobody knows it */
+    const char *sums; /* the object with its granule sums; NULL: none */
 };
 
 struct thaw_mapping_info {
@@ -61,29 +82,68 @@ struct thaw_mapping_info {
 };
 
 /**
- * struct thaw_build_info - what a build consists of
- *
- * One allocation tree, released by thaw_build_info_free(); every pointer is valid until then.
+ * struct thaw_layer_info - what an image takes from one build, as its header tells
+ * @mapped_bytes, @mapping_count: of the image
+ * @codec: NULL: the header does not say
+ * @data_bytes: of the build's data, uncompressed; 0: the header does not say
+ * @sha256: of that data, in hexadecimal; "": the header does not say
+ * @frame_count: of a compressed build, those that the header lists; the other two are their sizes
  */
-struct thaw_build_info {
-    char build[THAW_BUILD_ID_BYTES];
-    char base[THAW_BUILD_ID_BYTES];
-    const char *parent; /* NULL: none */
-    int64_t created_s;  /* seconds since 1970 */
+struct thaw_layer_info {
+    const char *build;
+    uint64_t mapped_bytes;
+    size_t mapping_count;
+    const char *codec;
+    uint64_t data_bytes;
+    char sha256[65];
+    size_t frame_count;
+    uint64_t frames_uncompressed_bytes;
+    uint64_t frames_stored_bytes;
+};
+
+/**
+ * struct thaw_image_info - an image of a build: what its header says
+ * @own_bytes, @inherited_bytes, @zero_bytes: mapped to the build itself, to its ancestors, to none;
+ *             together the image, in whole pages
+ * @layers: the build itself first, then ancestors, those with the most bytes first
+ */
+struct thaw_image_info {
+    const char *name; /* "memfile" or "rootfs.ext4" */
+    const char *base; /* the first build of the chain */
     unsigned header_version;
     uint64_t generation;
     uint64_t block_bytes;
-    uint64_t memory_bytes;
-    uint64_t memory_stored_bytes; /* by this build and its ancestors, as the map refers to them */
-    uint64_t memory_zero_bytes;
+    uint64_t size_bytes;
+    uint64_t own_bytes;
+    uint64_t inherited_bytes;
+    uint64_t zero_bytes;
+    const struct thaw_mapping_info *mappings;
+    size_t mapping_count;
+    const struct thaw_layer_info *layers;
+    size_t layer_count;
+};
+
+/**
+ * struct thaw_build_info - what a build consists of
+ *
+ * One allocation tree, released by thaw_build_info_free(); every pointer is valid until then.
+ * Fields may be added at the end.
+ */
+struct thaw_build_info {
+    char build[THAW_BUILD_ID_BYTES];
+    const char *parent; /* NULL: none, or not known */
+    bool unverified;    /* without manifest, as E2B writes builds: nothing says what is right */
+    int64_t created_s;  /* seconds since 1970; 0: not known */
     const char *vmm;
     const char *vmm_version; /* NULL: not recorded */
     const char *const *vmm_args;
     size_t vmm_arg_count;
+    size_t working_set_count; /* recorded for prefetch; 0: none */
+    uint64_t working_set_block_bytes;
     const struct thaw_object_info *objects;
     size_t object_count;
-    const struct thaw_mapping_info *mappings;
-    size_t mapping_count;
+    const struct thaw_image_info *memory; /* NULL: the build has none */
+    const struct thaw_image_info *rootfs; /* NULL: the build has none */
 };
 
 /** thaw_inspect() - read what describes @build; none of its data */
@@ -91,6 +151,96 @@ int thaw_inspect(const char *store, const char *build, struct thaw_build_info **
                  struct thaw_error *e);
 
 void thaw_build_info_free(struct thaw_build_info *info);
+
+/* --- checking builds --- */
+
+enum thaw_verdict_kind {
+    THAW_VERDICT_OK,
+    THAW_VERDICT_UNVERIFIED, /* readable, and nothing says what it should hold */
+    THAW_VERDICT_BAD,
+};
+
+struct thaw_verdict {
+    char build[THAW_BUILD_ID_BYTES];
+    char object[64];
+    enum thaw_verdict_kind kind;
+    uint64_t read_bytes;
+    char text[500]; /* what is wrong, or why it is not verified; "" when ok */
+};
+
+/**
+ * struct thaw_validate_options - which build to check
+ * @recursive: its ancestors, too: those that it maps and its parents, each once
+ * @progress: called now and then with @progress_arg, on threads of the library, one at a time
+ */
+struct thaw_validate_options {
+    size_t opts_size;
+    const char *store;
+    const char *build;
+    bool recursive;
+    void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_arg;
+};
+
+struct thaw_validation {
+    const struct thaw_verdict *verdicts; /* by build, the one asked for first */
+    size_t verdict_count;
+    size_t build_count;
+    size_t bad_count;
+    size_t unverified_count;
+    uint64_t read_bytes;
+};
+
+/**
+ * thaw_validate() - read every byte of a build and hold it against all that is known of it
+ *
+ * Returns: 0 when everything was looked at, whatever the verdicts are; -errno when it could not be.
+ */
+int thaw_validate(const struct thaw_validate_options *options, struct thaw_validation **ret,
+                  struct thaw_error *e);
+
+void thaw_validation_free(struct thaw_validation *validation);
+
+/* --- builds back as files --- */
+
+#define THAW_EXPORT_FILES_MAX 4
+
+struct thaw_export_file {
+    const char *name; /* static */
+    uint64_t size_bytes;
+    uint64_t written_bytes; /* pages that are not zeros; the others are holes */
+};
+
+struct thaw_export_info {
+    struct thaw_export_file files[THAW_EXPORT_FILES_MAX];
+    size_t file_count;
+    uint64_t read_bytes;
+    uint64_t unverified_bytes; /* of those: without sums that say what is right */
+};
+
+/**
+ * struct thaw_export_options - what to export, and where to
+ * @dir: made if it is missing (its parent is not)
+ * @progress: called now and then with @progress_arg, on threads of the library, one at a time
+ */
+struct thaw_export_options {
+    size_t opts_size;
+    const char *store;
+    const char *build;
+    const char *dir;
+    void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_arg;
+};
+
+/**
+ * thaw_export() - write memfile, rootfs.ext4, snapfile and metadata.json, those that the build has
+ *
+ * The images are flattened and sparse. Every granule is verified before a byte of it is written.
+ * All files appear, complete and durable, or none does. Returns: 0; -EEXIST when one of the names
+ * is taken in @dir.
+ */
+int thaw_export(const struct thaw_export_options *options, struct thaw_export_info *ret,
+                struct thaw_error *e);
 
 #ifdef __cplusplus
 }

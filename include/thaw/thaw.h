@@ -16,5 +16,6 @@
 #include "thaw/build.h"
 #include "thaw/error.h"
 #include "thaw/resume.h"
+#include "thaw/store.h"
 
 #endif

@@ -37,12 +37,12 @@ static void warmed(struct message *m)
 }
 
 /* Brings one granule into the cache, waiting for it. */
-static int warm_granule(const struct image_extent *at, struct mailbox *inbox)
+static int warm_granule(struct image *im, const struct image_extent *at, struct mailbox *inbox)
 {
     struct warm w = {.waiter = {.to = inbox, .msg = {.deliver = warmed}}};
     struct pollfd p = {.fd = inbox->event_fd, .events = POLLIN};
 
-    if (fetch_want(at->object, at->granule, IO_DEMAND, &w.waiter) < 0)
+    if (image_want(im, at, IO_DEMAND, &w.waiter) < 0)
         return 0;
     while (!w.done) {
         poll(&p, 1, -1);
@@ -51,7 +51,7 @@ static int warm_granule(const struct image_extent *at, struct mailbox *inbox)
     return w.waiter.result;
 }
 
-static int warm_image(const struct image *im)
+static int warm_image(struct image *im)
 {
     struct image_extent at;
     struct mailbox inbox;
@@ -59,8 +59,8 @@ static int warm_image(const struct image *im)
 
     for (uint64_t off = 0; r == 0 && off < image_bytes(im); off += at.len_bytes) {
         r = image_lookup(im, (struct image_off){off}, &at);
-        if (r == 0 && at.object)
-            r = warm_granule(&at, &inbox);
+        while (r == 0 && !at.zero && (r = warm_granule(im, &at, &inbox)) == -EAGAIN)
+            r = 0; /* the layer is open now */
     }
     mailbox_finish(&inbox);
     return r;

@@ -23,7 +23,10 @@ struct verb {
 
 int verb_bench(int argc, char **argv);
 int verb_create(int argc, char **argv);
+int verb_delete(int argc, char **argv);
+int verb_export(int argc, char **argv);
 int verb_inspect(int argc, char **argv);
+int verb_list(int argc, char **argv);
 int verb_resume(int argc, char **argv);
 
 /**
@@ -73,6 +76,11 @@ int fail(const struct thaw_error *e);
 /** print_json() - one line on stdout, and flush it; takes the reference to @json */
 struct json_t;
 int print_json(struct json_t *json);
+
+/** time_format() - "2026-08-01T12:34:56Z" into @ret, "-" for a time that is not one; returns @ret
+ */
+#define TIME_TEXT_BYTES 32
+const char *time_format(int64_t seconds, char ret[TIME_TEXT_BYTES]);
 
 /** A list of strings that grows; NULL-terminated. Zero-initialised is empty. */
 struct strings {

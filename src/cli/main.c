@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/cli.h"
@@ -10,8 +11,11 @@
 static const struct verb verbs[] = {
     {"create", "make a build from raw files", verb_create},
     {"resume", "bring a build back to life", verb_resume},
+    {"list", "list the builds of a store", verb_list},
     {"inspect", "show what a build consists of", verb_inspect},
     {"bench", "measure thaw beside the least that the kernel allows", verb_bench},
+    {"export", "write a build as raw files", verb_export},
+    {"delete", "remove a build that no other needs", verb_delete},
 };
 
 static void print_usage(FILE *to)
@@ -40,7 +44,7 @@ int main(int argc, char **argv)
         return EXIT_OK;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        puts("thaw " THAW_VERSION);
+        printf("thaw %s%s\n", THAW_VERSION, CRASH_POINTS ? " (crash points)" : "");
         return EXIT_OK;
     }
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {

@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -27,6 +28,17 @@ int print_json(struct json_t *json)
         return EXIT_FAILED;
     }
     return EXIT_OK;
+}
+
+const char *time_format(int64_t seconds, char ret[TIME_TEXT_BYTES])
+{
+    time_t t = (time_t)seconds;
+    struct tm tm;
+
+    if (seconds == 0 || !gmtime_r(&t, &tm) ||
+        strftime(ret, TIME_TEXT_BYTES, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+        snprintf(ret, TIME_TEXT_BYTES, "-");
+    return ret;
 }
 
 void progress_start(struct progress *p, const char *what)

@@ -2,14 +2,35 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/size.h"
+#include "base/units.h"
 #include "cli/cli.h"
 
-enum key { MEMORY, SNAPFILE, STORE, VMM, VMM_VERSION, VMM_ARG, JSON };
+enum key {
+    MEMORY,
+    ROOTFS,
+    SNAPFILE,
+    BASE,
+    BLOCK_SIZE,
+    HEADER,
+    CODEC,
+    STORE,
+    VMM,
+    VMM_VERSION,
+    VMM_ARG,
+    JSON,
+};
 
 static const struct option_spec options[] = {
-    {"memory", "FILE", "raw guest memory (a multiple of 4096 bytes)", MEMORY},
+    {"memory", "FILE", "raw guest memory (a multiple of the block size)", MEMORY},
+    {"rootfs", "FILE", "raw guest disk (a multiple of 4096 bytes)", ROOTFS},
     {"snapfile", "FILE", "the VMM's own state, kept as it is", SNAPFILE},
+    {"base", "BUILD", "store only what differs from this build", BASE},
+    {"block-size", "SIZE", "of memory: 4K or 2M (default: the base's, or 4K)", BLOCK_SIZE},
+    {"header", "VERSION", "v4 (default), or v3 for readers that know no other", HEADER},
+    {"codec", "NAME", "how data is stored: none (default)", CODEC},
     {"store", "STORE", "where to put the build: DIR or file:///DIR", STORE},
     {"vmm", "KIND", "what the snapshot is of: qemu, firecracker, none (default)", VMM},
     {"vmm-version", "TEXT", "version of that VMM, for the record", VMM_VERSION},
@@ -19,10 +40,13 @@ static const struct option_spec options[] = {
 };
 
 static const struct verb_spec spec = {
-    .usage = "create --memory FILE [--snapfile FILE] --store STORE [OPTIONS]",
+    .usage =
+        "create [--memory FILE] [--rootfs FILE] [--snapfile FILE] [--base BUILD] --store STORE "
+        "[OPTIONS]",
     .about =
-        "Makes a build from raw files and prints its id. Zero pages are not stored. The build\n"
-        "exists, durably, from the moment its id is printed; until then nobody sees it.",
+        "Makes a build from raw files and prints its id. Blocks of zeros are not stored, nor with\n"
+        "--base what is as in that build. The build exists, durably, from the moment its id is\n"
+        "printed; until then nobody sees it. The files must not be written to meanwhile.",
     .options = options,
 };
 
@@ -32,6 +56,25 @@ struct arguments {
     bool json;
 };
 
+static int take_block_size(struct arguments *a, const char *value)
+{
+    if (size_parse(value, &a->create.block_bytes) == 0 &&
+        (a->create.block_bytes == 4 * KIB || a->create.block_bytes == 2 * MIB))
+        return 0;
+    usage_error(&spec, "--block-size is 4K or 2M, not '%s'", value);
+    return -1;
+}
+
+static int take_header(struct arguments *a, const char *value)
+{
+    if (strcmp(value, "v3") == 0 || strcmp(value, "v4") == 0) {
+        a->create.header_version = value[1] == '3' ? 3 : 4;
+        return 0;
+    }
+    usage_error(&spec, "--header is v3 or v4, not '%s'", value);
+    return -1;
+}
+
 static int take(void *arg, int key, const char *value)
 {
     struct arguments *a = arg;
@@ -39,6 +82,19 @@ static int take(void *arg, int key, const char *value)
     switch ((enum key)key) {
     case MEMORY:
         a->create.memory_path = value;
+        break;
+    case ROOTFS:
+        a->create.rootfs_path = value;
+        break;
+    case BASE:
+        a->create.base = value;
+        break;
+    case BLOCK_SIZE:
+        return take_block_size(a, value);
+    case HEADER:
+        return take_header(a, value);
+    case CODEC:
+        a->create.codec = value;
         break;
     case SNAPFILE:
         a->create.snapfile_path = value;
@@ -68,7 +124,7 @@ static int create(struct arguments *a)
     struct progress bar;
     int r;
 
-    progress_start(&bar, "storing memory");
+    progress_start(&bar, "storing");
     a->create.vmm_args = a->vmm_args.list;
     a->create.progress = progress_report;
     a->create.progress_arg = &bar;
@@ -89,8 +145,10 @@ int verb_create(int argc, char **argv)
 
     if (status < 0 && first < argc)
         status = usage_error(&spec, "'%s' is not expected here", argv[first]);
-    if (status < 0 && (!a.create.memory_path || !a.create.store))
-        status = usage_error(&spec, "--memory and --store are needed");
+    if (status < 0 && !a.create.store)
+        status = usage_error(&spec, "--store is needed");
+    if (status < 0 && !a.create.memory_path && !a.create.rootfs_path)
+        status = usage_error(&spec, "--memory or --rootfs is needed, or both");
     if (status < 0)
         status = create(&a);
     free(a.vmm_args.list);

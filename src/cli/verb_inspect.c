@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
-#include <time.h>
 
-#include "base/size.h"
 #include "cli/cli.h"
+#include "cli/inspect_report.h"
 
-enum key { STORE, MAPPINGS, JSON };
+enum key { STORE, VALIDATE, RECURSIVE, MAPPINGS, JSON };
 
 static const struct option_spec options[] = {
     {"store", "STORE", "where the build is: DIR or file:///DIR", STORE},
+    {"validate", NULL, "read and check every byte; exit 1 if anything is wrong", VALIDATE},
+    {"recursive", NULL, "with --validate: the builds that it is layered on, too", RECURSIVE},
     {"mappings", NULL, "list every mapping, not just how many there are", MAPPINGS},
     {"json", NULL, "print a JSON object", JSON},
     {0},
@@ -18,12 +18,15 @@ static const struct option_spec options[] = {
 
 static const struct verb_spec spec = {
     .usage = "inspect BUILD --store STORE [OPTIONS]",
-    .about = "Shows what a build consists of: its objects, and how its memory maps onto them.",
+    .about = "Shows what a build consists of: its objects, and how its memory and its disk map\n"
+             "onto them and onto those of other builds.",
     .options = options,
 };
 
 struct arguments {
     const char *store;
+    bool validate;
+    bool recursive;
     bool mappings;
     bool json;
 };
@@ -36,6 +39,12 @@ static int take(void *arg, int key, const char *value)
     case STORE:
         a->store = value;
         break;
+    case VALIDATE:
+        a->validate = true;
+        break;
+    case RECURSIVE:
+        a->recursive = true;
+        break;
     case MAPPINGS:
         a->mappings = true;
         break;
@@ -46,128 +55,66 @@ static int take(void *arg, int key, const char *value)
     return 0;
 }
 
-static const char *created_text(int64_t seconds, char *buf, size_t len)
+static int validate(const struct arguments *a, const char *build, struct thaw_validation **ret,
+                    struct thaw_error *e)
 {
-    time_t t = (time_t)seconds;
-    struct tm tm;
+    struct progress bar;
+    int r;
 
-    if (!gmtime_r(&t, &tm) || strftime(buf, len, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
-        return "unknown";
-    return buf;
+    progress_start(&bar, "checking");
+    r = thaw_validate(
+        &(struct thaw_validate_options){
+            .opts_size = sizeof(struct thaw_validate_options),
+            .store = a->store,
+            .build = build,
+            .recursive = a->recursive,
+            .progress = progress_report,
+            .progress_arg = &bar,
+        },
+        ret, e);
+    progress_end(&bar);
+    return r;
 }
 
-static json_t *objects_json(const struct thaw_build_info *info)
+/* What is damaged may be shown in parts only: @info or @v may be NULL, not both. */
+static int show(const struct arguments *a, const struct thaw_build_info *info,
+                const struct thaw_validation *v)
 {
-    json_t *list = json_array();
+    json_t *json;
 
-    for (size_t i = 0; i < info->object_count; i++) {
-        const struct thaw_object_info *o = &info->objects[i];
-
-        json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:s, s:s}", "name", o->name, "size",
-                                              (json_int_t)o->size_bytes, "uncompressed_size",
-                                              (json_int_t)o->uncompressed_bytes, "codec", o->codec,
-                                              "sha256", o->sha256));
+    if (!a->json) {
+        if (info)
+            inspect_show_build(info, a->mappings);
+        if (v)
+            inspect_show_validation(v);
+        return fflush(stdout) == EOF ? EXIT_FAILED : EXIT_OK;
     }
-    return list;
-}
-
-static json_t *mappings_json(const struct thaw_build_info *info)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < info->mapping_count; i++) {
-        const struct thaw_mapping_info *m = &info->mappings[i];
-
-        json_array_append_new(list, json_pack("{s:I, s:I, s:s?, s:I}", "offset",
-                                              (json_int_t)m->offset_bytes, "length",
-                                              (json_int_t)m->len_bytes, "build", m->build,
-                                              "storage_offset", (json_int_t)m->storage_bytes));
-    }
-    return list;
-}
-
-static json_t *vmm_json(const struct thaw_build_info *info)
-{
-    json_t *args = json_array();
-
-    for (size_t i = 0; i < info->vmm_arg_count; i++)
-        json_array_append_new(args, json_string(info->vmm_args[i]));
-    return json_pack("{s:s, s:s?, s:o}", "kind", info->vmm, "version", info->vmm_version, "args",
-                     args);
-}
-
-static int show_json(const struct thaw_build_info *info, bool mappings)
-{
-    char created[32];
-    json_t *memory = json_pack("{s:I, s:I, s:I, s:I}", "size", (json_int_t)info->memory_bytes,
-                               "stored", (json_int_t)info->memory_stored_bytes, "zero",
-                               (json_int_t)info->memory_zero_bytes, "mapping_count",
-                               (json_int_t)info->mapping_count);
-
-    if (mappings)
-        json_object_set_new(memory, "mappings", mappings_json(info));
-    return print_json(json_pack("{s:s, s:s?, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "build",
-                                info->build, "parent", info->parent, "base", info->base, "created",
-                                created_text(info->created_s, created, sizeof(created)),
-                                "header_version", (json_int_t)info->header_version, "generation",
-                                (json_int_t)info->generation, "block_size",
-                                (json_int_t)info->block_bytes, "vmm", vmm_json(info), "memory",
-                                memory, "objects", objects_json(info)));
-}
-
-static void show_memory(const struct thaw_build_info *info, bool mappings)
-{
-    char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES], zero[SIZE_TEXT_BYTES];
-
-    printf("\nMEMORY\n  size      %s in blocks of %" PRIu64 " bytes\n",
-           size_format(info->memory_bytes, size), info->block_bytes);
-    printf("  stored    %s (%.1f %%)\n", size_format(info->memory_stored_bytes, stored),
-           100.0 * (double)info->memory_stored_bytes / (double)info->memory_bytes);
-    printf("  zero      %s\n", size_format(info->memory_zero_bytes, zero));
-    printf("  mappings  %zu\n", info->mapping_count);
-    for (size_t i = 0; mappings && i < info->mapping_count; i++) {
-        const struct thaw_mapping_info *m = &info->mappings[i];
-
-        if (m->build)
-            printf("    %#14" PRIx64 " + %#12" PRIx64 "  %.8s at %#" PRIx64 "\n", m->offset_bytes,
-                   m->len_bytes, m->build, m->storage_bytes);
-        else
-            printf("    %#14" PRIx64 " + %#12" PRIx64 "  zeros\n", m->offset_bytes, m->len_bytes);
-    }
-}
-
-static void show(const struct thaw_build_info *info, bool mappings)
-{
-    char created[32], size[SIZE_TEXT_BYTES];
-
-    printf("BUILD     %s\n", info->build);
-    printf("  created   %s\n", created_text(info->created_s, created, sizeof(created)));
-    printf("  parent    %s\n", info->parent ? info->parent : "none");
-    printf("  header    V%u, generation %" PRIu64 "\n", info->header_version, info->generation);
-    printf("  vmm       %s%s%s\n", info->vmm, info->vmm_version ? " " : "",
-           info->vmm_version ? info->vmm_version : "");
-    show_memory(info, mappings);
-    printf("\nOBJECTS\n");
-    for (size_t i = 0; i < info->object_count; i++) {
-        const struct thaw_object_info *o = &info->objects[i];
-
-        printf("  %-18s %12s  %-5s sha256 %.16s...\n", o->name, size_format(o->size_bytes, size),
-               o->codec, o->sha256);
-    }
+    json = info ? inspect_build_json(info, a->mappings) : json_object();
+    if (v)
+        json_object_set_new(json, "validation", inspect_validation_json(v));
+    return print_json(json);
 }
 
 static int inspect(const struct arguments *a, const char *build)
 {
-    struct thaw_error e = THAW_ERROR_INIT;
-    struct thaw_build_info *info;
+    struct thaw_error inspect_error = THAW_ERROR_INIT, validate_error = THAW_ERROR_INIT;
+    struct thaw_build_info *info = NULL;
+    struct thaw_validation *v = NULL;
     int status = EXIT_OK;
 
-    if (thaw_inspect(a->store, build, &info, &e) < 0)
-        return fail(&e);
-    if (a->json)
-        status = show_json(info, a->mappings);
-    else
-        show(info, a->mappings);
+    if (thaw_inspect(a->store, build, &info, &inspect_error) < 0)
+        status = fail(&inspect_error);
+    /* A build that cannot be shown can be checked all the same, unless it is not there at all. */
+    if (a->validate && validate(a, build, &v, &validate_error) < 0) {
+        if (status == EXIT_OK)
+            fail(&validate_error);
+        status = EXIT_FAILED;
+    }
+    if ((info || v) && show(a, info, v) != EXIT_OK)
+        status = EXIT_FAILED;
+    if (v && v->bad_count > 0)
+        status = EXIT_FAILED;
+    thaw_validation_free(v);
     thaw_build_info_free(info);
     return status;
 }
@@ -183,5 +130,7 @@ int verb_inspect(int argc, char **argv)
         return usage_error(&spec, first == argc ? "which build?" : "one build at a time");
     if (!a.store)
         return usage_error(&spec, "--store is needed");
+    if (a.recursive && !a.validate)
+        return usage_error(&spec, "--recursive goes with --validate");
     return inspect(&a, argv[first]);
 }

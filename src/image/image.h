@@ -14,44 +14,21 @@
 #include "base/cleanup.h"
 #include "base/units.h"
 #include "base/uuid.h"
+#include "image/build.h"
+#include "kernel/io.h"
 
 struct fetch;
-struct fetch_object;
-struct header;
+struct fetch_waiter;
 struct image;
 struct manifest;
 struct store;
 struct thaw_error;
 
-#define IMAGE_MEMORY "memfile"
-
 /**
- * build_manifest_load() - read the manifest of @build and check that it is this build's
- *
- * Returns: 0; -ENOENT when there is no such build (a build without a manifest does not exist).
- */
-[[gnu::warn_unused_result]] int build_manifest_load(struct store *s, const struct uuid *build,
-                                                    struct manifest **ret, struct thaw_error *e);
-
-/**
- * build_object_load() - append a small object of a build to @ret, checked against its manifest
- * @max_bytes: more than this is refused
- */
-struct buf;
-[[gnu::warn_unused_result]] int build_object_load(struct store *s, const struct manifest *m,
-                                                  const char *name, size_t max_bytes,
-                                                  struct buf *ret, struct thaw_error *e);
-
-/** build_header_load() - read the header of image @name ("memfile") of the build of @m */
-[[gnu::warn_unused_result]] int build_header_load(struct store *s, const struct manifest *m,
-                                                  const char *name, struct header **ret,
-                                                  struct thaw_error *e);
-
-/**
- * image_open() - open image @name of the build of @m, with the objects that its map refers to
+ * image_open() - open image @name of the build of @m
  * @fetch, @store: must outlive the image
  *
- * Reads the header and the manifests of the ancestors; no data.
+ * Reads the header and nothing else: ancestors are opened when the first of their bytes is wanted.
  */
 [[gnu::warn_unused_result]] int image_open(struct fetch *fetch, struct store *store,
                                            const struct manifest *m, const char *name,
@@ -71,12 +48,14 @@ int64_t image_allocated_bytes(const struct image *im);
 
 /**
  * struct image_extent - what is at an offset of the image
- * @object: where the bytes are kept; NULL: they are zeros
- * @granule, @offset: which granule of the object, and where in it
+ * @zero: zeros; @layer, @granule and @offset mean nothing then
+ * @layer: which build of the header has the bytes
+ * @granule, @offset: which granule of its object, and where in it
  * @len_bytes: how far this goes: to the end of the run and, unless zeros, of the granule
  */
 struct image_extent {
-    struct fetch_object *object;
+    bool zero;
+    uint16_t layer;
     uint32_t granule;
     uint32_t offset;
     uint64_t len_bytes;
@@ -86,7 +65,24 @@ struct image_extent {
 [[gnu::warn_unused_result]] int image_lookup(const struct image *im, struct image_off off,
                                              struct image_extent *ret);
 
+/**
+ * image_pin() - the memory of the granule at @at (not zeros), to be unpinned soon; NULL when it is
+ * not there
+ */
+const void *image_pin(const struct image *im, const struct image_extent *at);
+
+void image_unpin(const struct image *im, const struct image_extent *at);
+
+/**
+ * image_want() - ask for a granule that could not be pinned
+ *
+ * As fetch_want(); a message with -EAGAIN means: look again and, if need be, ask again. That is
+ * also what comes when the layer had to be opened first.
+ */
+[[gnu::warn_unused_result]] int image_want(struct image *im, const struct image_extent *at,
+                                           enum io_priority priority, struct fetch_waiter *w);
+
 /** image_describe() - "object memfile of build ..., granule 7" for messages, into @ret */
-void image_describe(const struct image *im, struct image_off off, char *ret, size_t len_bytes);
+void image_describe(struct image *im, struct image_off off, char *ret, size_t len_bytes);
 
 #endif

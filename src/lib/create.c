@@ -4,8 +4,10 @@
 #include <errno.h>
 
 #include "base/error.h"
+#include "format/codec.h"
 #include "format/metadata.h"
 #include "image/create.h"
+#include "kernel/io.h"
 #include "lib/options.h"
 #include "store/store.h"
 
@@ -29,38 +31,74 @@ static int describe_vmm(const struct thaw_create_options *o, struct metadata *m,
     return 0;
 }
 
+/* The parts that a creation stands on, and what it is to make. */
+struct creation {
+    struct io_engine *io;      /* owned; NULL: nothing is read from the store */
+    struct store *store;       /* owned */
+    struct metadata *metadata; /* owned */
+    struct uuid base;
+    struct pack_progress progress;
+    struct build_source source;
+};
+
+static void creation_finish(struct creation *c)
+{
+    store_close(c->store);
+    io_engine_destroy(c->io);
+    metadata_destroy(c->metadata);
+}
+
+static int describe(struct creation *c, const struct thaw_create_options *o, struct thaw_error *e)
+{
+    int r = 0;
+
+    if (o->codec && strcmp(o->codec, codec_name(CODEC_NONE)) != 0)
+        return err_set(e, -EINVAL, "no codec '%s' to write with; there is: none", o->codec);
+    if (o->base)
+        r = build_id_parse(o->base, &c->base, e);
+    if (r < 0)
+        return r;
+    r = metadata_create(&c->metadata);
+    if (r < 0)
+        return err_set(e, r, "no memory for the metadata");
+    c->progress = (struct pack_progress){.report = o->progress, .arg = o->progress_arg};
+    c->source = (struct build_source){
+        .memory_path = o->memory_path,
+        .rootfs_path = o->rootfs_path,
+        .snapfile_path = o->snapfile_path,
+        .base = o->base ? &c->base : NULL,
+        .block_bytes = o->block_bytes,
+        .header_version = o->header_version,
+        .inherit_vmm = o->base && !o->vmm && !o->vmm_version && !o->vmm_args,
+        .metadata = c->metadata,
+        .progress = o->progress ? &c->progress : NULL,
+    };
+    return describe_vmm(o, c->metadata, e);
+}
+
 int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUILD_ID_BYTES],
                 struct thaw_error *e)
 {
-    struct store *store CLEANUP_STORE = NULL;
-    struct metadata *metadata CLEANUP_METADATA = NULL;
+    struct creation c CLEANUP(creation_finish) = {0};
     struct thaw_create_options o;
-    struct pack_progress progress;
     struct uuid id;
     int r = OPTIONS_COPY(&o, options, e);
 
     if (r < 0)
         return r;
-    if (!o.store || !o.memory_path)
-        return err_set(e, -EINVAL, "a build needs a store and a memory image");
-    progress = (struct pack_progress){.report = o.progress, .arg = o.progress_arg};
-    r = metadata_create(&metadata);
+    if (!o.store || (!o.memory_path && !o.rootfs_path))
+        return err_set(e, -EINVAL, "a build needs a store, and a memory or a disk image");
+    r = describe(&c, &o, e);
+    if (r == 0 && o.base)
+        r = io_engine_create(IO_KIND_AUTO, &c.io, e);
     if (r == 0)
-        r = uuid_random(&id);
+        r = store_open(o.store, c.io, !o.base, &c.store, e);
     if (r < 0)
-        return err_errno(e, r, "starting a build");
-    r = describe_vmm(&o, metadata, e);
-    if (r == 0)
-        r = store_open(o.store, NULL, true, &store, e);
-    if (r == 0)
-        r = build_create(store, &id,
-                         &(struct build_source){
-                             .memory_path = o.memory_path,
-                             .snapfile_path = o.snapfile_path,
-                             .metadata = metadata,
-                             .progress = o.progress ? &progress : NULL,
-                         },
-                         e);
+        return r;
+    r = uuid_random(&id);
+    if (r < 0)
+        return err_errno(e, r, "finding an id for the build");
+    r = build_create(c.store, &id, &c.source, e);
     if (r == 0)
         uuid_format(&id, ret_id);
     return r;

@@ -110,7 +110,7 @@ static int ask(struct pager *p, struct assembly *a, uint32_t sub, uint32_t subs,
     w->assembly = a;
     w->sub = sub;
     w->subs = subs;
-    r = fetch_want(at->object, at->granule, IO_DEMAND, &w->waiter);
+    r = image_want(p->image, at, IO_DEMAND, &w->waiter);
     if (r < 0) {
         pager_wait_put(p, w);
         return r;
@@ -135,15 +135,15 @@ static uint32_t advance(struct pager *p, struct assembly *a, uint32_t sub)
         return (uint32_t)HUGE_SUBS;
     }
     subs = (uint32_t)MIN(at.len_bytes / PAGE_BYTES, HUGE_SUBS - sub);
-    if (!at.object) {
+    if (at.zero) {
         memset(a->buffer + sub * PAGE_BYTES, 0, subs * PAGE_BYTES);
         mark(a, sub, subs, SUB_DONE);
         return subs;
     }
-    granule = fetch_pin(at.object, at.granule);
+    granule = image_pin(p->image, &at);
     if (granule) {
         memcpy(a->buffer + sub * PAGE_BYTES, granule + at.offset, subs * PAGE_BYTES);
-        fetch_unpin(at.object, at.granule);
+        image_unpin(p->image, &at);
         mark(a, sub, subs, SUB_DONE);
         return subs;
     }

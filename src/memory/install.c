@@ -114,7 +114,7 @@ static int fetch_page(struct pager *p, uint32_t page, struct host_addr addr,
     }
     w->addr = addr;
     w->page = page;
-    r = fetch_want(at->object, at->granule, IO_DEMAND, &w->waiter);
+    r = image_want(p->image, at, IO_DEMAND, &w->waiter);
     if (r < 0)
         pager_wait_put(p, w);
     else
@@ -133,17 +133,17 @@ static enum page_source resolve_small(struct pager *p, uint32_t page, struct hos
         page_fail(p, page, addr, r);
         return SOURCE_STORE;
     }
-    if (!at.object) {
+    if (at.zero) {
         install_zeros(p, page, addr);
         return SOURCE_ZERO;
     }
-    while ((granule = fetch_pin(at.object, at.granule)) == NULL) {
+    while ((granule = image_pin(p->image, &at)) == NULL) {
         source = SOURCE_STORE;
         if (fetch_page(p, page, addr, &at) == 0)
             return source;
     }
     page_install(p, page, addr, granule + at.offset);
-    fetch_unpin(at.object, at.granule);
+    image_unpin(p->image, &at);
     return source;
 }
 

@@ -87,16 +87,16 @@ static void asked_done(struct message *m)
 static bool ask_for(struct pager *p, const struct image_extent *at)
 {
     struct pager_wait *w;
-    const void *there = fetch_pin(at->object, at->granule);
+    const void *there = image_pin(p->image, at);
 
     if (there) {
-        fetch_unpin(at->object, at->granule);
+        image_unpin(p->image, at);
         return true;
     }
     w = p->populate->asks < ASKS_MAX ? pager_wait_get(p, asked_done) : NULL;
     if (!w)
         return false;
-    if (fetch_want(at->object, at->granule, IO_BACKGROUND, &w->waiter) < 0)
+    if (image_want(p->image, at, IO_BACKGROUND, &w->waiter) < 0)
         pager_wait_put(p, w);
     else
         p->populate->asks++;
@@ -130,7 +130,7 @@ static void look_ahead(struct pager *p)
             return;
         if (image_lookup(p->image, (struct image_off){r->offset.v + po->ahead.at}, &at) < 0)
             return;
-        if (at.object && !ask_for(p, &at))
+        if (!at.zero && !ask_for(p, &at))
             return;
         po->ahead.at += at.len_bytes;
     }
@@ -152,8 +152,8 @@ static uint64_t untouched(const struct pager *p, const struct region *r, uint64_
  */
 struct slice {
     const void *bytes;
-    struct fetch_object *pinned; /* or NULL: gathered */
-    uint32_t granule;
+    bool pinned; /* as @at says; otherwise gathered */
+    struct image_extent at;
 };
 
 static uint64_t slice_begin(struct pager *p, const struct region *r, uint64_t at, uint64_t max,
@@ -170,30 +170,30 @@ static uint64_t slice_begin(struct pager *p, const struct region *r, uint64_t at
         if (image_lookup(p->image, (struct image_off){r->offset.v + at + len}, &e) < 0)
             break;
         n = MIN(e.len_bytes, max - len);
-        if (!e.object) {
+        if (e.zero) {
             memset(gathered + len, 0, n);
             len += n;
             continue;
         }
-        granule = fetch_pin(e.object, e.granule);
+        granule = image_pin(p->image, &e);
         if (!granule)
             break;
         if (len == 0 && (n == max || n >= SLICE_BYTES / 2)) {
-            *ret = (struct slice){granule + e.offset, e.object, e.granule};
+            *ret = (struct slice){granule + e.offset, true, e};
             return n;
         }
         memcpy(gathered + len, granule + e.offset, n);
-        fetch_unpin(e.object, e.granule);
+        image_unpin(p->image, &e);
         len += n;
     }
     *ret = (struct slice){.bytes = gathered};
     return len;
 }
 
-static void slice_end(const struct slice *s)
+static void slice_end(const struct pager *p, const struct slice *s)
 {
     if (s->pinned)
-        fetch_unpin(s->pinned, s->granule);
+        image_unpin(p->image, &s->at);
 }
 
 /* Accounts for a call that covered @len bytes at the cursor, of which @done were installed. */
@@ -240,8 +240,8 @@ static void install_small(struct pager *p, const struct region *r)
         po->install.at = r->size_bytes;
         return;
     }
-    max = untouched(p, r, po->install.at, e.object ? SLICE_BYTES : ZERO_BYTES);
-    if (!e.object && e.len_bytes >= MIN(max, SLICE_BYTES)) {
+    max = untouched(p, r, po->install.at, e.zero ? ZERO_BYTES : SLICE_BYTES);
+    if (e.zero && e.len_bytes >= MIN(max, SLICE_BYTES)) {
         result = p->ops->zero(p->uffd, addr, MIN(max, e.len_bytes), &done);
         installed(p, r, done, result);
         return;
@@ -252,7 +252,7 @@ static void install_small(struct pager *p, const struct region *r)
         return;
     }
     result = p->ops->copy(p->uffd, addr, s.bytes, len, &done);
-    slice_end(&s);
+    slice_end(p, &s);
     counter_add(&p->counters->data_bytes, done);
     installed(p, r, done, result);
 }

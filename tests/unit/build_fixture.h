@@ -4,7 +4,9 @@
 
 /* A store in a scratch folder with one build made of given memory, and what reads it. */
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -88,6 +90,41 @@ static inline void build_fixture_flip(const struct build_fixture *f, const char 
     assert_int_equal(file_write_at(fd, &byte, 1, offset), 0);
     close(fd);
     free(path);
+}
+
+/* Somebody who waits for one granule. */
+struct fixture_wait {
+    struct fetch_waiter waiter;
+    bool told;
+};
+
+static inline void fixture_told(struct message *m)
+{
+    container_of(container_of(m, struct fetch_waiter, msg), struct fixture_wait, waiter)->told =
+        true;
+}
+
+/** fixture_pin() - the granule at @at of @im, waiting for it; to be unpinned with image_unpin() */
+static inline const char *fixture_pin(struct image *im, const struct image_extent *at)
+{
+    const void *memory;
+    struct mailbox inbox;
+
+    assert_int_equal(mailbox_init(&inbox), 0);
+    while (!(memory = image_pin(im, at))) {
+        struct fixture_wait w = {.waiter = {.to = &inbox, .msg.deliver = fixture_told}};
+        struct pollfd p = {.fd = inbox.event_fd, .events = POLLIN};
+
+        if (image_want(im, at, IO_DEMAND, &w.waiter) < 0)
+            continue;
+        while (!w.told) {
+            assert_int_equal(poll(&p, 1, 20000), 1);
+            mailbox_deliver(&inbox);
+        }
+        assert_true(w.waiter.result == 0 || w.waiter.result == -EAGAIN);
+    }
+    mailbox_finish(&inbox);
+    return memory;
 }
 
 /** random_bytes() - reproducible bytes, none of the pages zero */
