@@ -65,6 +65,26 @@ def data_cut_short(case):
     check_equal(touched["errors"], 2048 - 64, "pages that raised SIGBUS: from granule 4 on")
 
 
+def missing_ancestor(case):
+    """An ancestor is opened when its bytes are wanted: what does not need it is served."""
+    base_image = case.image("base", "8M", "random")
+    base = case.create(base_image)
+    image = case.path("memory")
+    shutil.copy(base_image, image)
+    with open(image, "r+b") as f:
+        f.write(os.urandom(1 << 20))
+    child = case.create(image, args=["--base", base])
+    shutil.move(os.path.join(case.store, base), case.path("away"))
+    touched, thaw = damaged_resume(case, child, image)
+    check_equal(touched["errors"], 2048 - 256, "pages that raised SIGBUS: those of the base")
+    check_in(base, thaw.stderr(), "what thaw says")
+    shutil.move(case.path("away"), os.path.join(case.store, base))
+    thaw = case.resume(child)
+    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image", image)
+    client.expect_exit(0)
+    thaw.expect_exit(0)
+
+
 def data_vanishes_under_way(case):
     """Half of the memory is touched, then the object goes: the rest may fail, no byte is wrong."""
     image = case.image("memory", "32M", "random")
@@ -177,7 +197,7 @@ def odd_images(case):
 
 GROUPS = {
     "damage": (flipped_byte_of_data, flipped_byte_of_sums, missing_data, data_cut_short,
-               data_vanishes_under_way),
+               missing_ancestor, data_vanishes_under_way),
     "bad-input": (header_cut_at_any_length, header_that_lies, no_manifest_no_build,
                   another_builds_manifest, bad_command_lines, odd_images),
 }

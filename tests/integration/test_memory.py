@@ -11,8 +11,8 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import (check, check_equal, check_in, fail, fd_links, main, require_huge_pages,
-                      skip)
+from thawtest import (check, check_equal, check_in, fail, fd_count, fd_links, main, require_huge_pages,
+                      skip, thread_count)
 
 
 def touch(case, image, *args, thaw=None):
@@ -161,6 +161,28 @@ def two_vms_share_one_cache(case):
     check_equal(result["pages"]["installed"], 2 * 8192, "pages installed in both")
     check(result["bytes"]["fetched"] <= os.path.getsize(
         os.path.join(case.store, thaw.info["build"], "memfile")), "something was fetched twice")
+
+
+def an_ended_vm_leaves_nothing(case):
+    """Descriptors and threads of a VM are gone when it is, while others are served."""
+    image = case.image("memory", "16M")
+    thaw = case.resume(case.create(image), "--accept", "5")
+    path = thaw.info["memory_socket"]
+    counts = []
+    for phase in (None, "half", "sent", None):
+        args = ["--die-at", phase] if phase else []
+        client = case.start("memory_client", "--socket", path, "--image", image, *args)
+        client.expect_exit(-9 if phase else 0)
+        # The next connection is taken by the next thread, after this VM's has been told.
+        until = time.monotonic() + 10
+        while thread_count(thaw.pid) > 3 and time.monotonic() < until:
+            select.select([], [], [], 0.01)
+        counts.append((fd_count(thaw.pid), thread_count(thaw.pid)))
+    thaw.stop()
+    # Each VM that is still to come, or has been, keeps the two descriptors of its mailbox at most.
+    for before, after in zip(counts, counts[1:]):
+        check_equal(after[1], before[1], f"threads (descriptors, threads: {counts})")
+        check(after[0] - before[0] <= 1, f"descriptors grow by VM: {counts}")
 
 
 def the_socket_takes_one_vm(case):
@@ -319,7 +341,8 @@ GROUPS = {
                old_firecracker_closes_its_socket, sigterm_ends_it),
     "memory-peers": (ends_with_the_vm, a_peer_that_says_nothing_is_dropped,
                      wrong_build_is_refused),
-    "memory-vms": (two_vms_share_one_cache, the_socket_takes_one_vm, a_jailed_vmm_owns_its_socket),
+    "memory-vms": (two_vms_share_one_cache, an_ended_vm_leaves_nothing, the_socket_takes_one_vm,
+                    a_jailed_vmm_owns_its_socket),
     "populate": (populates_in_the_background, population_races_with_faults_and_removes,
                  population_passes_over_what_is_damaged),
     "huge-pages": (huge_pages_are_put_together, huge_pages_are_removed,
