@@ -16,8 +16,8 @@
 #include "bench/server.h"
 #include "bench/vm.h"
 
-#define FAULT_BYTES (64 * MIB)
-#define FAULT_PAGES (FAULT_BYTES / PAGE_BYTES)
+#define FAULT_PAGES UINT64_C(16384)
+#define FAULT_BYTES (FAULT_PAGES * PAGE_BYTES)
 
 static const struct {
     const char *name;
@@ -49,6 +49,7 @@ static int measure(const struct bench_image *image, const char *socket_path, siz
                    struct thaw_error *e)
 {
     uint32_t *ns CLEANUP_FREE = calloc(FAULT_PAGES, sizeof(*ns));
+    const double pages = FAULT_PAGES;
     struct bench_server server;
     struct bench_vm vm;
     uint64_t cpu_ns;
@@ -72,7 +73,7 @@ static int measure(const struct bench_image *image, const char *socket_path, siz
     qsort(ns, FAULT_PAGES, sizeof(*ns), by_ns);
     report_add(report, rows[row].name, "p50_us", who, percentile_us(ns, 50));
     report_add(report, rows[row].name, "p99_us", who, percentile_us(ns, 99));
-    report_add(report, rows[row].name, "cpu_us", who, (double)cpu_ns / (double)FAULT_PAGES / 1e3);
+    report_add(report, rows[row].name, "cpu_us", who, (double)cpu_ns / pages / 1e3);
     return 0;
 }
 

@@ -11,8 +11,8 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import (check, check_equal, check_in, fail, fd_count, fd_links, main, require_huge_pages,
-                      skip, thread_count)
+from thawtest import (check, check_equal, check_in, fail, fd_count, fd_links, main,
+                      require_huge_pages, skip, thread_count)
 
 
 def touch(case, image, *args, thaw=None):
