@@ -109,9 +109,10 @@ struct thaw_sandbox_stats {
         uint64_t total, ram, disk, store, zero, removed; /* fault events, by where the page was */
     } faults;
     struct {
-        uint64_t fetched;   /* read from the store */
-        uint64_t installed; /* copied into the guest */
-        uint64_t cached;    /* memory that the cache takes now */
+        uint64_t fetched;    /* read from the store */
+        uint64_t installed;  /* copied into the guest */
+        uint64_t cached;     /* memory that the cache takes now */
+        uint64_t unverified; /* of those fetched: no sum to check them by */
     } bytes;
     struct {
         uint64_t total, installed, failed; /* 4 KiB pages of guest memory */

@@ -87,6 +87,9 @@ static void show_end(const struct thaw_sandbox_stats *st)
     printf("  bytes         %s fetched, %s installed, %s cached\n",
            size_format(st->bytes.fetched, fetched), size_format(st->bytes.installed, installed),
            size_format(st->bytes.cached, cached));
+    if (st->bytes.unverified)
+        printf("  unverified    %s: the build has no sums to check them by\n",
+               size_format(st->bytes.unverified, fetched));
     if (st->pages.failed)
         printf("  FAILED        %" PRIu64 " pages could not be served\n", st->pages.failed);
 }
@@ -97,13 +100,13 @@ int report_end(struct thaw_sandbox *s, bool json)
 
     thaw_sandbox_stats(s, &st);
     if (json)
-        return print_json(
-            json_pack("{s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:f}", "stages",
-                      stages_json(&st), "faults", faults_json(&st), "bytes", "fetched",
-                      (json_int_t)st.bytes.fetched, "installed", (json_int_t)st.bytes.installed,
-                      "cached", (json_int_t)st.bytes.cached, "pages", "total",
-                      (json_int_t)st.pages.total, "installed", (json_int_t)st.pages.installed,
-                      "failed", (json_int_t)st.pages.failed, "seconds", st.seconds));
+        return print_json(json_pack(
+            "{s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:f}", "stages",
+            stages_json(&st), "faults", faults_json(&st), "bytes", "fetched",
+            (json_int_t)st.bytes.fetched, "installed", (json_int_t)st.bytes.installed, "cached",
+            (json_int_t)st.bytes.cached, "unverified", (json_int_t)st.bytes.unverified, "pages",
+            "total", (json_int_t)st.pages.total, "installed", (json_int_t)st.pages.installed,
+            "failed", (json_int_t)st.pages.failed, "seconds", st.seconds));
     show_end(&st);
     return fflush(stdout) == EOF ? EXIT_FAILED : EXIT_OK;
 }

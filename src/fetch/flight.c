@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 static struct flight *take_locked(struct fetch *f)
 {
@@ -229,7 +230,7 @@ static uint64_t verify(struct flight *fl, int *ret_cause)
         r = sums_table_find(&o->sums, fl, &sums);
     for (uint32_t i = 0; i < fl->count; i++) {
         size_t len = cache_granule_bytes(o->cache, fl->first + i);
-        const char *memory = (const char *)fl->data.buf + i * GRANULE_BYTES;
+        char *memory = (char *)fl->data.buf + i * GRANULE_BYTES;
         bool whole = r == 0 && fl->data_result >= (int64_t)(i * GRANULE_BYTES + len);
 
         if (!whole || (sums && sums_of(memory, len) != sums[i])) {
@@ -237,6 +238,8 @@ static uint64_t verify(struct flight *fl, int *ret_cause)
             *ret_cause = r < 0 ? r : -EBADMSG;
             continue;
         }
+        /* What follows the object within its last page is zeros, whatever was there before. */
+        memset(memory + len, 0, round_up(len, PAGE_BYTES) - len);
         if (!sums)
             atomic_fetch_add_explicit(&o->fetch->unverified_bytes, len, memory_order_relaxed);
         cache_publish(o->cache, fl->first + i);

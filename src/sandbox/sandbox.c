@@ -100,6 +100,7 @@ void sandbox_stats(struct sandbox *s, struct thaw_sandbox_stats *ret)
     ret->faults.removed = st->faults.removed;
     ret->bytes.fetched = fetched.read_bytes;
     ret->bytes.installed = st->installed_bytes;
+    ret->bytes.unverified = fetched.unverified_bytes;
     cached = image_allocated_bytes(s->memory);
     ret->bytes.cached = cached > 0 ? (uint64_t)cached : 0;
     ret->pages.total = st->pages_total;
