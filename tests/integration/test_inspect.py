@@ -483,6 +483,8 @@ def e2b_builds_come_back(case):
                             memory, "--json").expect_exit(0)
         check_equal(client.result()["wrong"], 0, "wrong pages")
         thaw.expect_exit(0)
+        sizes = thaw.result()["bytes"]
+        check_equal(sizes["unverified"], sizes["fetched"], "bytes that were served unverified")
 
 
 def e2b_images_that_end_within_a_page(case):
