@@ -5,6 +5,13 @@
 
 #include <errno.h>
 
+/* munmap(2) does not wake who waits there: let them see for themselves what is there now. */
+static void wake_gone(struct pager *p, struct host_addr addr)
+{
+    if (p->ops->wake(p->uffd, addr, p->page_bytes) == -ESRCH)
+        p->gone = true;
+}
+
 void page_fail(struct pager *p, uint32_t page, struct host_addr addr, int cause)
 {
     int r;
@@ -24,7 +31,9 @@ void page_fail(struct pager *p, uint32_t page, struct host_addr addr, int cause)
         pager_put_off(p, page, addr);
     else if (r == -ESRCH)
         p->gone = true;
-    else if (r < 0 && r != -ENOENT)
+    else if (r == -ENOENT)
+        wake_gone(p, addr);
+    else if (r < 0)
         p->kill = true;
 }
 
@@ -51,6 +60,7 @@ static void install_result(struct pager *p, uint32_t page, struct host_addr addr
         pager_put_off(p, page, addr);
         break;
     case -ENOENT:
+        wake_gone(p, addr);
         break;
     case -ESRCH:
         p->gone = true;

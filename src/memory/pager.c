@@ -112,10 +112,16 @@ static void fail_stranger(struct pager *p, struct host_addr addr)
 {
     int r = p->ops->poison(p->uffd, addr, p->page_bytes);
 
-    counter_add(&p->counters->failed, p->page_bytes / PAGE_BYTES);
+    /* Whoever is woken faults again, or finds what is there: no queue is needed for strangers. */
+    if (r == -EAGAIN || r == -EEXIST || r == -ENOENT)
+        r = p->ops->wake(p->uffd, addr, p->page_bytes);
+    else
+        counter_add(&p->counters->failed, p->page_bytes / PAGE_BYTES);
     if (p->failure == 0)
         p->failure = -EPROTO;
-    if (r < 0 && r != -EEXIST)
+    if (r == -ESRCH)
+        p->gone = true;
+    else if (r < 0)
         p->kill = true;
 }
 

@@ -29,7 +29,7 @@
  *   kernel says   we
  *   EEXIST        wake the waiters
  *   EAGAIN        put the page off: read events, try again (the fault is not delivered twice)
- *   ENOENT        forget the page: its range was unmapped or unregistered
+ *   ENOENT        forget the page: its range was unmapped or unregistered; wake who waits there
  *   ESRCH         stop: the process is gone
  *   else          fail the page: poison it; where the kernel cannot, kill the VMM. Never zeros.
  *

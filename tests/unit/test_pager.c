@@ -368,6 +368,7 @@ static void a_range_that_is_gone_is_dropped(void **state)
     assert_false(pager_has_put_off(&pager));
     assert_false(pager.gone);
     assert_int_equal(fake.poisons, 0);
+    assert_int_equal(fake.wakes, 1); /* who waited there must not wait for ever */
 }
 
 static void a_vm_that_is_gone_ends_it(void **state)
@@ -434,6 +435,16 @@ static void an_address_that_was_never_announced_is_poisoned(void **state)
     assert_int_equal(fake.poisons, 1);
     assert_int_equal(pager.failure, -EPROTO);
     assert_int_equal(fake.copies + fake.zeros, 0);
+    assert_int_equal(fake.wakes, 0);
+    /* While a REMOVE is unread, or when another thread was there first: they fault again. */
+    for (unsigned i = 0; i < 2; i++) {
+        fake.poison_answer = i == 0 ? -EAGAIN : -EEXIST;
+        fake.events[fake.event_count++] = (struct uffd_msg){
+            .event = UFFD_EVENT_PAGEFAULT, .arg.pagefault.address = BASE - PAGE_BYTES};
+        turn();
+        assert_int_equal(fake.wakes, i + 1);
+    }
+    assert_false(pager.kill);
 }
 
 static void more_faults_than_waits(void **state)
