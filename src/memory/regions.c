@@ -14,6 +14,26 @@ static int by_base(const void *a, const void *b)
     return (x->base.v > y->base.v) - (x->base.v < y->base.v);
 }
 
+static int by_offset(const void *a, const void *b)
+{
+    const struct region *x = a, *y = b;
+
+    return (x->offset.v > y->offset.v) - (x->offset.v < y->offset.v);
+}
+
+/* The state of a page is kept by its offset: one page cannot be in two places. */
+static int check_shared(struct region *list, size_t count, struct thaw_error *e)
+{
+    qsort(list, count, sizeof(*list), by_offset);
+    for (size_t i = 1; i < count; i++) {
+        if (list[i].offset.v - list[i - 1].offset.v < list[i - 1].size_bytes)
+            return err_set(e, -EPROTO,
+                           "two of the VMM's regions hold byte %llu of the build's memory",
+                           (unsigned long long)list[i].offset.v);
+    }
+    return 0;
+}
+
 int regions_init(struct regions *r, const struct handover *h, uint64_t image_bytes,
                  struct thaw_error *e)
 {
@@ -33,6 +53,10 @@ int regions_init(struct regions *r, const struct handover *h, uint64_t image_byt
                            (unsigned long long)from->size_bytes, (unsigned long long)image_bytes);
         }
         list[i] = (struct region){from->base, from->size_bytes, from->offset};
+    }
+    if (check_shared(list, h->region_count, e) < 0) {
+        free(list);
+        return -EPROTO;
     }
     qsort(list, h->region_count, sizeof(*list), by_base);
     *r = (struct regions){.list = list, .count = h->region_count};

@@ -24,9 +24,10 @@ struct regions {
 };
 
 /**
- * regions_init() - take the regions of @h, which must lie within an image of @image_bytes
+ * regions_init() - take the regions of @h, which must lie within an image of @image_bytes and
+ * share no byte of it
  *
- * Returns: 0, -ENOMEM, or -EPROTO with the region that does not fit in @e.
+ * Returns: 0, -ENOMEM, or -EPROTO with the region that does not in @e.
  */
 [[gnu::warn_unused_result]] int regions_init(struct regions *r, const struct handover *h,
                                              uint64_t image_bytes, struct thaw_error *e);

@@ -483,6 +483,24 @@ static void regions_must_fit(void **state)
     assert_non_null(strstr(e.text, "does not fit"));
 }
 
+static void regions_must_not_share(void **state)
+{
+    struct handover_region regions[] = {
+        {{BASE}, 2 * PAGE_BYTES, {PAGE_BYTES}},
+        {{BASE + GAP}, 2 * PAGE_BYTES, {0}},
+    };
+    struct handover h = {.regions = regions, .region_count = 2, .page_bytes = PAGE_BYTES};
+    struct thaw_error e = THAW_ERROR_INIT;
+    struct pager other;
+
+    (void)state;
+    assert_int_equal(init(&other, &h, &e), -EPROTO);
+    assert_non_null(strstr(e.text, "two of the VMM's regions"));
+    regions[0].offset.v = 2 * PAGE_BYTES;
+    assert_int_equal(init(&other, &h, NULL), 0);
+    pager_finish(&other);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -506,6 +524,7 @@ int main(void)
         TEST(an_address_that_was_never_announced_is_poisoned),
         TEST(more_faults_than_waits),
         TEST(regions_must_fit),
+        TEST(regions_must_not_share),
     };
 
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
