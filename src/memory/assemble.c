@@ -78,6 +78,7 @@ static void assembly_end(struct pager *p, struct assembly *a)
     a->busy = false;
     p->freed = true;
     p->flags[a->page] &= (uint8_t)~PAGE_WAITING;
+    populate_unblock(p);
 }
 
 static bool step(struct pager *p, struct assembly *a);
@@ -179,6 +180,15 @@ static bool step(struct pager *p, struct assembly *a)
         pager_starve(p, a->page, a->addr);
     }
     return false;
+}
+
+unsigned assemblies_free(const struct pager *p)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < PAGER_ASSEMBLIES; i++)
+        n += !p->assemblies[i].busy;
+    return n;
 }
 
 enum page_source assemble_page(struct pager *p, uint32_t page, struct host_addr addr)

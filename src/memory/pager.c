@@ -98,6 +98,7 @@ void pager_wait_put(struct pager *p, struct pager_wait *w)
     p->free_waits = w;
     p->waits_out--;
     p->freed = true;
+    populate_unblock(p);
 }
 
 unsigned pager_waits_out(const struct pager *p)
@@ -266,7 +267,7 @@ static void retry(struct pager *p, struct page_queue *q)
 static bool can_populate(const struct pager *p)
 {
     return p->populate && !p->populated && !populate_blocked(p) && p->put_off.count == 0 &&
-           !p->gone;
+           p->starved.count == 0 && !p->queue_overflow && !p->gone;
 }
 
 void pager_work(struct pager *p)

@@ -81,6 +81,9 @@ void assemblies_destroy(struct pager *p);
 /** assemble_page() - begin to put @page together, which is all there or soon will be */
 enum page_source assemble_page(struct pager *p, uint32_t page, struct host_addr addr);
 
+/** assemblies_free() - how many further pages can be put together now */
+unsigned assemblies_free(const struct pager *p);
+
 /* --- populate.c --- */
 
 [[gnu::warn_unused_result]] int populate_create(struct pager *p);
@@ -91,5 +94,8 @@ void populate_step(struct pager *p);
 
 /** populate_blocked() - whether only a message can help it on */
 bool populate_blocked(const struct pager *p);
+
+/** populate_unblock() - a wait or an assembly has come back. Also without a population. */
+void populate_unblock(struct pager *p);
 
 #endif

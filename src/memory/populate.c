@@ -35,7 +35,7 @@ struct populate {
     struct cursor ahead;
     unsigned asks;
     uint64_t tried_at; /* offset in the image of the last slice that was asked for on its own */
-    bool blocked;      /* the next slice waits for a granule that was asked for */
+    bool blocked;      /* the next slice waits for a granule, a wait or an assembly */
     void *gathered;    /* owned: SLICE_BYTES, page-aligned */
 };
 
@@ -55,6 +55,12 @@ void populate_destroy(struct pager *p)
         free(p->populate->gathered);
     free(p->populate);
     p->populate = NULL;
+}
+
+void populate_unblock(struct pager *p)
+{
+    if (p->populate)
+        p->populate->blocked = false;
 }
 
 bool populate_blocked(const struct pager *p)
@@ -79,7 +85,8 @@ static void asked_done(struct message *m)
 
     /* If it has failed, whoever touches the page will hear of it. */
     p->populate->asks--;
-    p->populate->blocked = false;
+    if (w->waiter.result == -EAGAIN)
+        p->populate->tried_at = UINT64_MAX; /* it was not tried yet */
     pager_wait_put(p, w);
 }
 
@@ -218,8 +225,13 @@ static void wait_for_slice(struct pager *p, const struct image_extent *e, uint64
     struct populate *po = p->populate;
 
     if (po->asks == 0 && po->tried_at != image_at) {
-        po->tried_at = image_at;
-        ask_for(p, e);
+        bool asked = ask_for(p, e);
+
+        if (asked)
+            po->tried_at = image_at;
+        /* Neither: it has come meanwhile, and the next step takes it. */
+        po->blocked = !asked || po->asks > 0;
+        return;
     }
     if (po->asks > 0)
         po->blocked = true;
@@ -262,6 +274,11 @@ static void install_huge(struct pager *p, const struct region *r)
     struct cursor *c = &p->populate->install;
     struct host_addr addr = {r->base.v + c->at};
 
+    /* The last one is kept for a fault; otherwise every page would queue up before it. */
+    if (assemblies_free(p) < 2) {
+        p->populate->blocked = true;
+        return;
+    }
     pager_resolve(p, page_at(p, r, addr), addr);
     c->at += p->page_bytes;
 }
@@ -272,7 +289,9 @@ void populate_step(struct pager *p)
     const struct region *r = cursor_region(p, &po->install);
 
     if (!r) {
-        p->populated = true;
+        /* Until the last 2 MiB page is put together, not all is there. */
+        p->populated = !p->zeros || assemblies_free(p) == PAGER_ASSEMBLIES;
+        po->blocked = !p->populated;
         return;
     }
     look_ahead(p);

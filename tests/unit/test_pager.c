@@ -114,6 +114,8 @@ static int tear_down_group(void **state)
     return 0;
 }
 
+static bool populate;
+
 static int init(struct pager *p, const struct handover *h, struct thaw_error *e)
 {
     return pager_init(p,
@@ -124,6 +126,7 @@ static int init(struct pager *p, const struct handover *h, struct thaw_error *e)
                           .image = image,
                           .inbox = &inbox,
                           .counters = &counters,
+                          .populate = populate,
                       },
                       e);
 }
@@ -471,6 +474,33 @@ static void more_faults_than_waits(void **state)
     assert_int_equal(counters.pages, faults);
 }
 
+/* 2 MiB pages: the population takes its turn, it does not queue every page before the faults. */
+static void a_population_leaves_room_for_faults(void **state)
+{
+    uint64_t bytes = round_down(PAGES * PAGE_BYTES, 2 * MIB);
+    struct handover_region r = {{BASE}, bytes, {0}};
+    struct handover h = {.regions = &r, .region_count = 1, .page_bytes = 2 * MIB};
+
+    (void)state;
+    pager_finish(&pager);
+    populate = true;
+    assert_int_equal(init(&pager, &h, NULL), 0);
+    populate = false;
+    while (pager_has_work(&pager))
+        pager_work(&pager);
+    assert_false(pager.populated);
+    assert_int_equal(pager.starved.count, 0);
+    assert_int_equal(assemblies_free(&pager), 1);
+    fake.events[fake.event_count++] =
+        (struct uffd_msg){.event = UFFD_EVENT_PAGEFAULT, .arg.pagefault.address = BASE + bytes - 1};
+    pager_serve(&pager);
+    assert_int_equal(pager.starved.count, 0);
+    for (settle(); pager_has_work(&pager); settle())
+        pager_work(&pager);
+    assert_true(pager.populated);
+    assert_int_equal(counters.pages, bytes / PAGE_BYTES);
+}
+
 static void regions_must_fit(void **state)
 {
     struct handover_region r = {{BASE}, PAGES * PAGE_BYTES, {PAGE_BYTES}};
@@ -523,6 +553,7 @@ int main(void)
         TEST(without_poison_the_vm_must_die),
         TEST(an_address_that_was_never_announced_is_poisoned),
         TEST(more_faults_than_waits),
+        TEST(a_population_leaves_room_for_faults),
         TEST(regions_must_fit),
         TEST(regions_must_not_share),
     };
