@@ -213,7 +213,7 @@ static void queue_add(struct pager *p, struct page_queue *q, uint32_t page, stru
     if (q->count < PAGER_QUEUE)
         q->list[q->count++] = addr;
     else
-        p->queue_overflow = true;
+        q->overflow = true;
 }
 
 void pager_put_off(struct pager *p, uint32_t page, struct host_addr addr)
@@ -240,9 +240,8 @@ static void try_again(struct pager *p, const struct region *r, struct host_addr 
 /* A queue has overflowed: look at every page. Happens with thousands of blocked threads. */
 static void retry_scan(struct pager *p)
 {
-    p->queue_overflow = false;
-    p->put_off.count = 0;
-    p->starved.count = 0;
+    p->put_off.overflow = p->starved.overflow = false;
+    p->put_off.count = p->starved.count = 0;
     for (size_t i = 0; i < p->regions.count; i++) {
         const struct region *r = &p->regions.list[i];
 
@@ -267,7 +266,7 @@ static void retry(struct pager *p, struct page_queue *q)
 static bool can_populate(const struct pager *p)
 {
     return p->populate && !p->populated && !populate_blocked(p) && p->put_off.count == 0 &&
-           p->starved.count == 0 && !p->queue_overflow && !p->gone;
+           p->starved.count == 0 && !p->put_off.overflow && !p->gone;
 }
 
 void pager_work(struct pager *p)
@@ -277,7 +276,7 @@ void pager_work(struct pager *p)
     if (p->gone)
         return;
     p->freed = false;
-    if (p->queue_overflow)
+    if (p->put_off.overflow || (freed && p->starved.overflow))
         retry_scan(p);
     if (p->put_off.count > 0)
         retry(p, &p->put_off);
@@ -291,7 +290,7 @@ void pager_work(struct pager *p)
 
 bool pager_has_put_off(const struct pager *p)
 {
-    return p->put_off.count > 0 || p->queue_overflow;
+    return p->put_off.count > 0 || p->put_off.overflow;
 }
 
 bool pager_has_work(const struct pager *p)

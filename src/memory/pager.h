@@ -92,6 +92,7 @@ struct pager_wait {
 struct page_queue {
     struct host_addr *list; /* owned: PAGER_QUEUE */
     unsigned count;
+    bool overflow; /* more pages have PAGE_DEFERRED than fit: the table must be scanned */
 };
 
 struct pager {
@@ -108,7 +109,6 @@ struct pager {
     unsigned waits_out;
     struct page_queue put_off;   /* by the kernel */
     struct page_queue starved;   /* for want of a wait or an assembly */
-    bool queue_overflow;         /* flags hold DEFERRED pages that no queue does */
     bool freed;                  /* a wait or an assembly has come back since starved was tried */
     struct assembly *assemblies; /* owned: PAGER_ASSEMBLIES with 2 MiB pages, else NULL */
     void *zeros;                 /* owned: a 2 MiB page of zeros, likewise */

@@ -354,7 +354,7 @@ static void nothing_put_off_is_forgotten(void **state)
         }
     }
     turn();
-    assert_true(pager.queue_overflow);
+    assert_true(pager.put_off.overflow);
     fake.answer_left = 0;
     for (unsigned i = 0; i < 3; i++)
         pager_work(&pager);
@@ -501,6 +501,29 @@ static void a_population_leaves_room_for_faults(void **state)
     assert_int_equal(counters.pages, bytes / PAGE_BYTES);
 }
 
+static void many_starved_pages_are_not_polled_for(void **state)
+{
+    struct pager_wait *waits = pager.free_waits;
+
+    (void)state;
+    pager.free_waits = NULL;
+    for (unsigned page = 200; page < 200 + PAGER_QUEUE + 100; page++) {
+        event_fault(page);
+        if (fake.event_count == PAGER_EVENTS)
+            pager_serve(&pager);
+    }
+    pager_serve(&pager);
+    assert_true(pager.starved.overflow);
+    pager_work(&pager);
+    assert_false(pager_has_put_off(&pager)); /* nothing to do before a wait comes back */
+    assert_false(pager_has_work(&pager));
+    pager.free_waits = waits;
+    pager.freed = true;
+    for (; pager_has_work(&pager) || pager_has_put_off(&pager); settle())
+        pager_work(&pager);
+    assert_int_equal(counters.pages, PAGER_QUEUE + 100);
+}
+
 static void regions_must_fit(void **state)
 {
     struct handover_region r = {{BASE}, PAGES * PAGE_BYTES, {PAGE_BYTES}};
@@ -554,6 +577,7 @@ int main(void)
         TEST(an_address_that_was_never_announced_is_poisoned),
         TEST(more_faults_than_waits),
         TEST(a_population_leaves_room_for_faults),
+        TEST(many_starved_pages_are_not_polled_for),
         TEST(regions_must_fit),
         TEST(regions_must_not_share),
     };
