@@ -17,6 +17,7 @@
 #include "memory/handshake.h"
 
 #define HANDSHAKE_DEADLINE_NS (10 * NS_PER_SEC)
+#define ACCEPT_RETRY_NS       NS_PER_SEC
 #define RETRY_NS              (50 * NS_PER_US) /* how soon an install put off is tried again */
 
 struct vm {
@@ -134,6 +135,18 @@ static void drop_vmm(struct vm *v)
     close_fd(&v->pidfd);
 }
 
+/* Without a descriptor or memory, the connection stays and poll(2) returns at once: wait a bit. */
+static void refuse(struct vm *v, int err)
+{
+    struct thaw_error why = THAW_ERROR_INIT;
+
+    if (err != EMFILE && err != ENFILE && err != ENOMEM && err != ENOBUFS)
+        return;
+    err_errno(&why, -err, "accepting a VMM (each takes four descriptors: see ulimit -n)");
+    server_reject(v->server, &why);
+    wait_for(v, -1, clock_now_ns() + ACCEPT_RETRY_NS);
+}
+
 /* Returns with a VMM to serve, or with nothing when stopping. The socket is then somebody else's.
  */
 static void listen_for_vmm(struct vm *v)
@@ -142,8 +155,10 @@ static void listen_for_vmm(struct vm *v)
         struct thaw_error why = THAW_ERROR_INIT;
 
         v->conn_fd = accept4(v->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (v->conn_fd < 0)
+        if (v->conn_fd < 0) {
+            refuse(v, errno);
             continue;
+        }
         if (take_vmm(v, &why) < 0) {
             drop_vmm(v);
             if (!v->stopping)
