@@ -31,6 +31,9 @@ int pidfd_of_peer(int sock, pid_t *ret_pid)
         *ret_pid = cred.pid;
         return fd;
     }
+    /* Where the kernel knows the option, the peer is gone, and its number may be another's. */
+    if (errno != ENOPROTOOPT)
+        return -errno;
     if (cred.pid <= 0)
         return -ESRCH;
     fd = pidfd_open_pid(cred.pid);
