@@ -73,12 +73,20 @@ static int kernel_poison(int fd, struct host_addr at, uint64_t len_bytes)
     return errno == EINVAL ? -EOPNOTSUPP : -errno;
 }
 
+static int kernel_unprotect(int fd, struct host_addr at, uint64_t len_bytes)
+{
+    struct uffdio_writeprotect args = {.range = {.start = at.v, .len = len_bytes}};
+
+    return ioctl(fd, UFFDIO_WRITEPROTECT, &args) < 0 ? -errno : 0;
+}
+
 const struct uffd_ops uffd_kernel = {
     .read = kernel_read,
     .copy = kernel_copy,
     .zero = kernel_zero,
     .wake = kernel_wake,
     .poison = kernel_poison,
+    .unprotect = kernel_unprotect,
 };
 
 bool uffd_is_one(int fd)

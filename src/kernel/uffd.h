@@ -31,6 +31,7 @@
  * @wake: wake whoever waits for a page of the range
  * @poison: make accesses to the range fail with SIGBUS (or -EFAULT in a vCPU); -EOPNOTSUPP before
  *          Linux 6.6
+ * @unprotect: allow writes to the range and wake whoever waits to; 0 or as @copy
  */
 struct uffd_ops {
     int (*read)(int fd, struct uffd_msg *ret, size_t max);
@@ -39,6 +40,7 @@ struct uffd_ops {
     int (*zero)(int fd, struct host_addr dst, uint64_t len_bytes, uint64_t *ret_done);
     int (*wake)(int fd, struct host_addr at, uint64_t len_bytes);
     int (*poison)(int fd, struct host_addr at, uint64_t len_bytes);
+    int (*unprotect)(int fd, struct host_addr at, uint64_t len_bytes);
 };
 
 extern const struct uffd_ops uffd_kernel;

@@ -153,6 +153,22 @@ static void handle_fault(struct pager *p, struct host_addr addr)
     }
 }
 
+/*
+ * A VMM that tracks writes by protecting pages learns of them from its page table: all that is to
+ * be done is to let the writer go on. Woken without that it faults again, which is the retry.
+ */
+static void handle_protected(struct pager *p, struct host_addr addr)
+{
+    int r = p->ops->unprotect(p->uffd, addr, p->page_bytes);
+
+    if (r == -EAGAIN || r == -ENOENT)
+        r = p->ops->wake(p->uffd, addr, p->page_bytes);
+    if (r == -ESRCH)
+        p->gone = true;
+    else if (r < 0)
+        p->kill = true;
+}
+
 static void mark_removed(struct pager *p, const struct region *r, uint64_t start, uint64_t end)
 {
     uint64_t from = MAX(start, r->base.v);
@@ -190,9 +206,14 @@ static int serve_batch(struct pager *p)
             handle_remove(p, events[i].arg.remove.start, events[i].arg.remove.end);
     }
     for (int i = 0; i < n && !p->gone; i++) {
-        if (events[i].event == UFFD_EVENT_PAGEFAULT)
-            handle_fault(
-                p, (struct host_addr){round_down(events[i].arg.pagefault.address, p->page_bytes)});
+        struct host_addr addr = {round_down(events[i].arg.pagefault.address, p->page_bytes)};
+
+        if (events[i].event != UFFD_EVENT_PAGEFAULT)
+            continue;
+        if (events[i].arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+            handle_protected(p, addr);
+        else
+            handle_fault(p, addr);
     }
     return n;
 }

@@ -64,7 +64,7 @@ struct thaw_error;
 
 /* What happened so far. Written by the pager thread, read by any: relaxed. */
 struct pager_counters {
-    _Atomic(uint64_t) faults;       /* fault events; each is also one of the next five */
+    _Atomic(uint64_t) faults;       /* of missing pages; each is also one of the next five */
     _Atomic(uint64_t) from_ram;     /* the granule was in the cache */
     _Atomic(uint64_t) from_disk;    /* it was in the disk tier of the cache */
     _Atomic(uint64_t) from_store;   /* it had to be fetched */

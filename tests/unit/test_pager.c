@@ -27,7 +27,7 @@ static struct {
     int answer;           /* what installs say; 0: succeed */
     unsigned answer_left; /* how often, then they succeed */
     int poison_answer;
-    unsigned copies, zeros, wakes, poisons;
+    unsigned copies, zeros, wakes, poisons, unprotects;
     uint64_t last;           /* address of the last install or poison */
     unsigned char first[16]; /* bytes of the last copy */
 } fake;
@@ -90,7 +90,17 @@ static int fake_poison(int fd, struct host_addr at, uint64_t len)
     return fake.poison_answer;
 }
 
-static const struct uffd_ops fake_ops = {fake_read, fake_copy, fake_zero, fake_wake, fake_poison};
+static int fake_unprotect(int fd, struct host_addr at, uint64_t len)
+{
+    uint64_t done;
+
+    (void)fd;
+    fake.unprotects++;
+    return fake_answer(at.v, len, &done);
+}
+
+static const struct uffd_ops fake_ops = {fake_read, fake_copy,   fake_zero,
+                                         fake_wake, fake_poison, fake_unprotect};
 
 static struct pager pager;
 static struct pager_counters counters;
@@ -524,6 +534,27 @@ static void many_starved_pages_are_not_polled_for(void **state)
     assert_int_equal(counters.pages, PAGER_QUEUE + 100);
 }
 
+static void a_write_to_a_protected_page_is_let_through(void **state)
+{
+    (void)state;
+    fault(9);
+    event_fault(9);
+    fake.events[0].arg.pagefault.flags = UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_WRITE;
+    turn();
+    assert_int_equal(fake.unprotects, 1);
+    assert_int_equal(fake.last, address(9));
+    assert_int_equal(fake.copies, 1);
+    assert_int_equal(counters.faults, 1);
+    /* Not while a REMOVE is unread: woken, it faults again. */
+    fake.answer = -EAGAIN;
+    fake.answer_left = 1;
+    event_fault(9);
+    fake.events[0].arg.pagefault.flags = UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_WRITE;
+    turn();
+    assert_int_equal(fake.wakes, 1);
+    assert_false(pager.kill);
+}
+
 static void regions_must_fit(void **state)
 {
     struct handover_region r = {{BASE}, PAGES * PAGE_BYTES, {PAGE_BYTES}};
@@ -577,6 +608,7 @@ int main(void)
         TEST(an_address_that_was_never_announced_is_poisoned),
         TEST(more_faults_than_waits),
         TEST(a_population_leaves_room_for_faults),
+        TEST(a_write_to_a_protected_page_is_let_through),
         TEST(many_starved_pages_are_not_polled_for),
         TEST(regions_must_fit),
         TEST(regions_must_not_share),
