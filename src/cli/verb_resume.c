@@ -99,18 +99,38 @@ static int take(void *arg, int key, const char *value)
     return 0;
 }
 
-/* Signals become something to poll for, before any thread exists. */
+static void stop_signals(sigset_t *ret)
+{
+    sigemptyset(ret);
+    sigaddset(ret, SIGTERM);
+    sigaddset(ret, SIGINT);
+    sigaddset(ret, SIGHUP);
+}
+
+/*
+ * While the sandbox runs, signals are something to poll for. Before and after, when a store that
+ * does not answer may be waited for, they end the process, and the janitor cleans up.
+ */
 static int open_stop_fd(void)
 {
     sigset_t set;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
+    stop_signals(&set);
     sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* The signals that stopped us are taken; the next one ends us. */
+static void close_stop_fd(int fd)
+{
+    struct signalfd_siginfo taken;
+    sigset_t set;
+
+    while (read(fd, &taken, sizeof(taken)) > 0)
+        ;
+    close(fd);
+    stop_signals(&set);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
 static void warn(void *arg, const char *text)
@@ -119,15 +139,20 @@ static void warn(void *arg, const char *text)
     fprintf(stderr, "thaw: %s\n", text);
 }
 
-static int serve(struct thaw_sandbox *s, const struct arguments *a, int stop_fd)
+static int serve(struct thaw_sandbox *s, const struct arguments *a)
 {
     struct thaw_error e = THAW_ERROR_INIT;
-    int status = report_ready(s, a->json);
-    int r;
+    int stop_fd = open_stop_fd(), status, r;
 
+    if (stop_fd < 0) {
+        perror("thaw: signalfd");
+        return EXIT_FAILED;
+    }
+    status = report_ready(s, a->json);
+    r = status == EXIT_OK ? thaw_sandbox_wait(s, stop_fd, warn, NULL, &e) : 0;
+    close_stop_fd(stop_fd);
     if (status != EXIT_OK)
         return status;
-    r = thaw_sandbox_wait(s, stop_fd, warn, NULL, &e);
     thaw_sandbox_stop(s);
     status = report_end(s, a->json);
     return r < 0 ? fail(&e) : status;
@@ -136,21 +161,15 @@ static int serve(struct thaw_sandbox *s, const struct arguments *a, int stop_fd)
 static int resume(struct arguments *a)
 {
     struct thaw_error e = THAW_ERROR_INIT;
-    int stop_fd = open_stop_fd(), status;
     struct thaw_sandbox *s;
+    int status;
 
-    if (stop_fd < 0) {
-        perror("thaw: signalfd");
-        return EXIT_FAILED;
-    }
+    signal(SIGPIPE, SIG_IGN);
     a->resume.vmm_options = a->vmm_options.list;
-    if (thaw_resume(&a->resume, &s, &e) < 0) {
-        close(stop_fd);
+    if (thaw_resume(&a->resume, &s, &e) < 0)
         return fail(&e);
-    }
-    status = serve(s, a, stop_fd);
+    status = serve(s, a);
     thaw_sandbox_destroy(s);
-    close(stop_fd);
     return status;
 }
 
