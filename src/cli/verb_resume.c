@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -158,6 +159,18 @@ static int serve(struct thaw_sandbox *s, const struct arguments *a)
     return r < 0 ? fail(&e) : status;
 }
 
+/* VMs and layers take descriptors; the soft limit is for programs that use select(2). */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        perror("thaw: raising the limit of open files");
+}
+
 static int resume(struct arguments *a)
 {
     struct thaw_error e = THAW_ERROR_INIT;
@@ -165,6 +178,7 @@ static int resume(struct arguments *a)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
     a->resume.vmm_options = a->vmm_options.list;
     if (thaw_resume(&a->resume, &s, &e) < 0)
         return fail(&e);

@@ -65,11 +65,24 @@ static struct vm *next_vm_locked(struct memory_server *s)
     return v;
 }
 
+/* Fewer VMs than were asked for: that must not go unsaid. */
+static void tell_short(struct memory_server *s)
+{
+    struct thaw_error why = THAW_ERROR_INIT;
+
+    err_set(&why, -ENOMEM,
+            "no further VM can be served than those connected: no memory, thread or descriptors "
+            "(see ulimit -n; each VM takes four)");
+    server_reject(s, &why);
+}
+
 void server_next(struct memory_server *s, int listen_fd)
 {
     struct vm *v;
+    bool more;
 
     mutex_lock(&s->mu);
+    more = !s->stopping && s->vm_count < s->options.vms;
     v = next_vm_locked(s);
     mutex_unlock(&s->mu);
     if (v && vm_start(v, listen_fd) == 0)
@@ -78,6 +91,8 @@ void server_next(struct memory_server *s, int listen_fd)
     mutex_lock(&s->mu);
     s->vms_wanted = s->vm_count - (v != NULL);
     mutex_unlock(&s->mu);
+    if (more)
+        tell_short(s);
     close(listen_fd);
     unlink(s->options.socket_path);
 }
