@@ -143,8 +143,8 @@ int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priori
                struct fetch_waiter *w)
 {
     bool read_ahead = sequential(o, granule);
-    struct flight *fresh = flight_take(o->fetch);
-    struct flight *ahead = fresh && read_ahead ? flight_take(o->fetch) : NULL;
+    struct flight *fresh = flight_take(o->fetch, priority);
+    struct flight *ahead = fresh && read_ahead ? flight_take(o->fetch, IO_BACKGROUND) : NULL;
     struct flight *started = NULL, *started_ahead = NULL, *fl;
     enum cache_state state;
     bool parked = false;
@@ -164,6 +164,8 @@ int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priori
     if (fl) {
         w->next = fl->waiters;
         fl->waiters = w;
+        if (priority == IO_DEMAND)
+            atomic_store(&fl->demanded, true);
     } else {
         parked = state == CACHE_ABSENT;
     }
@@ -178,7 +180,7 @@ int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priori
     flight_put(o->fetch, fresh);
     flight_put(o->fetch, ahead);
     if (parked)
-        flight_park(o->fetch, w);
+        flight_park(o->fetch, w, priority);
     return state == CACHE_READY ? -EALREADY : 0;
 }
 

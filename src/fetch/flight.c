@@ -12,39 +12,62 @@
 #include <errno.h>
 #include <string.h>
 
-static struct flight *take_locked(struct fetch *f)
+static struct flight *take_locked(struct fetch *f, enum io_priority priority)
 {
     struct flight *fl = f->free;
 
-    if (fl) {
-        f->free = fl->next;
-        f->free_count--;
-    }
+    if (!fl || (priority == IO_BACKGROUND && f->free_count <= FLIGHT_RESERVE))
+        return NULL;
+    f->free = fl->next;
+    f->free_count--;
     return fl;
 }
 
-struct flight *flight_take(struct fetch *f)
+struct flight *flight_take(struct fetch *f, enum io_priority priority)
 {
     LOCK_SCOPE(&f->mu);
 
-    return take_locked(f);
+    return take_locked(f, priority);
 }
 
+/* The oldest one parked, in a list of its own. */
+static struct fetch_waiter *unpark_one(struct parking *p)
+{
+    struct fetch_waiter *w = p->first;
+
+    if (w) {
+        p->first = w->next;
+        w->next = NULL;
+    }
+    return w;
+}
+
+/* Everybody, demands first. */
+static struct fetch_waiter *unpark_all(struct parking *p)
+{
+    struct fetch_waiter *w = p[IO_DEMAND].first;
+
+    if (w)
+        p[IO_DEMAND].last->next = p[IO_BACKGROUND].first;
+    else
+        w = p[IO_BACKGROUND].first;
+    p[IO_DEMAND].first = p[IO_BACKGROUND].first = NULL;
+    return w;
+}
+
+/* Returns who is to be sent for what has become free: one who may take it. */
 static struct fetch_waiter *put_locked(struct fetch *f, struct flight *fl)
 {
-    struct fetch_waiter *w = f->parked;
+    struct fetch_waiter *w;
 
     fl->next = f->free;
     f->free = fl;
     f->free_count++;
-    if (!w)
-        return NULL;
-    if (f->free_count == FLIGHT_POOL) {
-        f->parked = NULL;
-    } else {
-        f->parked = w->next;
-        w->next = NULL;
-    }
+    if (f->free_count == FLIGHT_POOL)
+        return unpark_all(f->parked);
+    w = unpark_one(&f->parked[IO_DEMAND]);
+    if (!w && f->free_count > FLIGHT_RESERVE)
+        w = unpark_one(&f->parked[IO_BACKGROUND]);
     return w;
 }
 
@@ -103,15 +126,21 @@ static void start(struct flight *fl, enum io_priority priority);
 void flight_launch(struct flight *fl, enum io_priority priority)
 {
     struct fetch *f = fl->object->fetch;
+    struct flight *next;
 
     if (priority == IO_BACKGROUND) {
         mutex_lock(&f->mu);
         enqueue_locked(f, fl);
-        fl = next_background_locked(f);
+        next = next_background_locked(f);
         mutex_unlock(&f->mu);
+        if (next)
+            start(next, priority);
+        /* A demand that joined before it was queued has hurried nothing: that is for us to do. */
+        if (atomic_load(&fl->demanded))
+            flight_hurry(f, fl);
+        return;
     }
-    if (fl)
-        start(fl, priority);
+    start(fl, priority);
 }
 
 void flight_hurry(struct fetch *f, struct flight *fl)
@@ -146,18 +175,19 @@ void flight_put(struct fetch *f, struct flight *fl)
         start(next, IO_BACKGROUND);
 }
 
-void flight_park(struct fetch *f, struct fetch_waiter *w)
+void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority)
 {
+    struct parking *p = &f->parked[priority];
     struct flight *fl;
 
     mutex_lock(&f->mu);
     w->next = NULL;
-    if (f->parked)
-        f->parked_last->next = w;
+    if (p->first)
+        p->last->next = w;
     else
-        f->parked = w;
-    f->parked_last = w;
-    fl = take_locked(f);
+        p->first = w;
+    p->last = w;
+    fl = take_locked(f, priority);
     /* One was given back since the caller looked: nobody else would send the waiter for it. */
     w = fl ? put_locked(f, fl) : NULL;
     mutex_unlock(&f->mu);
@@ -189,6 +219,7 @@ void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t firs
     fl->first = first;
     fl->count = g - first;
     fl->waiters = NULL;
+    atomic_store(&fl->demanded, false);
     fl->next = *list;
     *list = fl;
     o->flights++;

@@ -12,6 +12,7 @@
 #include "format/sums.h"
 
 #define FLIGHT_POOL         256u
+#define FLIGHT_RESERVE      (FLIGHT_POOL / 8) /* flights that only a demand may take */
 #define FLIGHT_BACKGROUND   16u
 #define READ_AHEAD_GRANULES 8u
 
@@ -29,6 +30,7 @@ struct flight {
     struct flight *queue_next, *queue_prev; /* [m] fetch.mu: while queued */
     bool queued;                            /* [m] fetch.mu: listed, but not started */
     bool background;                        /* [m] fetch.mu: one of fetch.background */
+    _Atomic(bool) demanded;                 /* [a] somebody demands what it carries */
     struct fetch_object *object;
     uint32_t first;
     uint32_t count;
@@ -42,12 +44,17 @@ struct flight {
     uint64_t *sums_decoded;    /* owned: SUMS_PER_PAGE, for when the table is being filled */
 };
 
+/* Waiters that found no free flight, oldest first. */
+struct parking {
+    struct fetch_waiter *first;
+    struct fetch_waiter *last; /* valid while first is not NULL */
+};
+
 struct fetch {
     pthread_mutex_t mu;
     struct flight *free;                     /* [m] mu */
     unsigned free_count;                     /* [m] mu */
-    struct fetch_waiter *parked;             /* [m] mu: waiters without a flight, oldest first */
-    struct fetch_waiter *parked_last;        /* [m] mu: valid while parked is not NULL */
+    struct parking parked[IO_PRIORITIES];    /* [m] mu: waiters without a flight */
     struct flight *queue_first, *queue_last; /* [m] mu: background flights not started */
     unsigned background;                     /* [m] mu: background flights under way */
     struct flight *flights;                  /* owned: all FLIGHT_POOL of them */
@@ -100,7 +107,7 @@ bool sums_table_loaded(const struct sums_table *t, uint32_t granule);
 /* --- flight.c --- */
 
 /** flight_take() - one from the pool, or NULL. Not under an object's lock. */
-struct flight *flight_take(struct fetch *f);
+struct flight *flight_take(struct fetch *f, enum io_priority priority);
 
 /**
  * flight_put() - give one back, and send a parked waiter for it; all of them when every flight is
@@ -110,7 +117,7 @@ void flight_put(struct fetch *f, struct flight *fl);
 
 /** flight_park() - let @w wait for a flight; it will be sent back with -EAGAIN. Not under a lock.
  */
-void flight_park(struct fetch *f, struct fetch_waiter *w);
+void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority);
 
 /**
  * flight_list_locked() - reserve granules and put @fl on the list of their chunk

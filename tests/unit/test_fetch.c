@@ -269,6 +269,26 @@ static void a_demand_overtakes_background(void **state)
     mailbox_finish(&c.inbox);
 }
 
+static void background_leaves_flights_for_demands(void **state)
+{
+    struct wish *wishes = calloc(GRANULES, sizeof(*wishes)), urgent;
+    struct client c = {.outstanding = 0};
+
+    (void)state;
+    assert_int_equal(mailbox_init(&c.inbox), 0);
+    /* More than the pool has: the last ones are parked, and none of the reserve is taken. */
+    for (uint32_t g = 2; g < 2 * (FLIGHT_POOL + 100); g += 2)
+        assert_true(want(&c, &wishes[g], g, IO_BACKGROUND) <= 0);
+    if (want(&c, &urgent, GRANULES - 1, IO_DEMAND) == 0) {
+        while (!urgent.told)
+            mailbox_deliver(&c.inbox);
+        assert_int_equal(urgent.waiter.result, 0); /* not sent back for want of a flight */
+    }
+    settle(&c);
+    mailbox_finish(&c.inbox);
+    free(wishes);
+}
+
 static void a_bad_granule_fails_alone_and_is_tried_again(void **state)
 {
     uint64_t before = fetch_counters(f.fetch).failed;
@@ -350,6 +370,7 @@ int main(void)
         TEST(one_flight_for_any_number_of_waiters),
         TEST(waiters_beyond_the_pool_are_told_to_come_back),
         TEST(a_demand_overtakes_background),
+        TEST(background_leaves_flights_for_demands),
         TEST(a_bad_granule_fails_alone_and_is_tried_again),
         TEST(bad_sums_are_not_believed),
         cmocka_unit_test(without_sums_bytes_are_counted_as_unverified),
