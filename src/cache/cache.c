@@ -1,62 +1,162 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cache/cache.h"
+
+/* What both kinds have in common: creating, counting use, closing. */
+#include "cache/internal.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
+#include <linux/futex.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "base/error.h"
-#include "base/units.h"
-#include "cache/memfd.h"
 
-/* The state word: absent, filling, or ready with the number of pins in the bits above. */
-enum { WORD_ABSENT = 0, WORD_FILLING = 1, WORD_READY = 2, WORD_PIN = 4 };
-
-struct cache {
-    struct memfd memory;
-    uint64_t size_bytes;
-    uint32_t granules;
-    _Atomic(uint32_t) *words; /* [a] one per granule; publish releases, pin acquires */
-};
-
-/* Zeroed memory that costs nothing until it is touched: a 32 GiB object has half a million words.
- */
-static int words_create(uint32_t granules, _Atomic(uint32_t) **ret)
+/* Zeroed memory that costs nothing until it is touched: 16 TiB have 2^28 words. */
+static int table_create(size_t bytes, void **ret)
 {
-    void *p = mmap(NULL, granules * sizeof(**ret), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p;
 
+    if (bytes == 0)
+        return 0;
+    p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+             0);
     if (p == MAP_FAILED)
         return -errno;
     *ret = p;
     return 0;
 }
 
-int cache_create(const struct uuid *build, const char *object, uint64_t size_bytes,
-                 struct cache **ret, struct thaw_error *e)
+static void table_destroy(void *table, size_t bytes)
 {
-    struct cache *c CLEANUP_CACHE = NULL;
+    if (table)
+        munmap(table, bytes);
+}
+
+static int cache_init(struct cache *c, const struct uuid *build, const char *object)
+{
+    bool overlay = c->kind == CACHE_KIND_OVERLAY;
     char id[UUID_TEXT_BYTES], name[128];
+    void *words = NULL, *states = NULL;
     int r;
 
-    if (size_bytes > 16 * TIB)
-        return err_set(e, -EFBIG, "object %s of %llu bytes: the limit is 16 TiB", object,
-                       (unsigned long long)size_bytes);
-    c = calloc(1, sizeof(*c));
+    snprintf(name, sizeof(name), "thaw:%.8s:%s", uuid_format(build, id), object);
+    r = memfd_init(&c->memory, name, round_up(c->size_bytes, GRANULE_BYTES), !overlay);
+    if (r < 0)
+        return r;
+    c->guarded = c->memory.guarded;
+    r = table_create(c->granules * sizeof(*c->words), &words);
+    c->words = words;
+    if (r == 0 && overlay)
+        r = table_create(c->blocks * sizeof(*c->states), &states);
+    c->states = states;
+    return r;
+}
+
+static int create(enum cache_kind kind, const struct uuid *build, const char *object,
+                  uint64_t size_bytes, struct cache **ret, struct thaw_error *e)
+{
+    /* Blocks are counted in 32 bits, as everywhere in a build. */
+    uint64_t max = kind == CACHE_KIND_OVERLAY ? UINT32_MAX * PAGE_BYTES : 16 * TIB;
+    struct cache *c CLEANUP_CACHE = NULL;
+    int r;
+
+    if (size_bytes > max)
+        return err_set(e, -EFBIG, "object %s of %llu bytes: the limit is %llu", object,
+                       (unsigned long long)size_bytes, (unsigned long long)max);
+    c = aligned_alloc(_Alignof(struct cache), sizeof(*c));
     if (!c)
         return err_set(e, -ENOMEM, "no memory for a cache");
+    memset(c, 0, sizeof(*c));
     c->memory = (struct memfd)MEMFD_INIT;
+    c->kind = kind;
     c->size_bytes = size_bytes;
     c->granules = (uint32_t)div_round_up(size_bytes, GRANULE_BYTES);
-    snprintf(name, sizeof(name), "thaw:%.8s:%s", uuid_format(build, id), object);
-    r = memfd_init(&c->memory, name, round_up(size_bytes, GRANULE_BYTES));
-    if (r == 0 && c->granules > 0)
-        r = words_create(c->granules, &c->words);
+    if (kind == CACHE_KIND_OVERLAY)
+        c->blocks = (uint32_t)div_round_up(size_bytes, PAGE_BYTES);
+    r = cache_init(c, build, object);
     if (r < 0)
         return err_errno(e, r, "making the cache of %s", object);
     *ret = TAKE_PTR(c);
+    return 0;
+}
+
+int cache_create(const struct uuid *build, const char *object, uint64_t size_bytes,
+                 struct cache **ret, struct thaw_error *e)
+{
+    return create(CACHE_KIND_READ_THROUGH, build, object, size_bytes, ret, e);
+}
+
+int cache_create_overlay(const struct uuid *build, const char *object, uint64_t size_bytes,
+                         struct cache **ret, struct thaw_error *e)
+{
+    return create(CACHE_KIND_OVERLAY, build, object, size_bytes, ret, e);
+}
+
+/* --- use, and its end --- */
+
+void word_wait(_Atomic(uint32_t) *word, uint32_t busy)
+{
+    uint32_t value;
+
+    /* Acquire pairs with the release of whoever clears the last of these bits. */
+    while ((value = atomic_load_explicit(word, memory_order_acquire)) & busy)
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL);
+}
+
+void word_wake(_Atomic(uint32_t) *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX);
+}
+
+int cache_enter(struct cache *c)
+{
+    uint32_t users = atomic_load_explicit(&c->users, memory_order_relaxed);
+
+    /* Not counted first and taken back if closed: that could keep a close waiting for ever. */
+    do {
+        if (users & USERS_CLOSED)
+            return -ESHUTDOWN;
+    } while (!atomic_compare_exchange_weak_explicit(&c->users, &users, users + 1,
+                                                    memory_order_acquire, memory_order_relaxed));
+    return 0;
+}
+
+void cache_leave(struct cache *c)
+{
+    _Atomic(uint32_t) *users = &c->users;
+
+    /* After the subtraction the cache may be gone. */
+    if (atomic_fetch_sub_explicit(users, 1, memory_order_release) == (USERS_CLOSED | 1))
+        word_wake(users);
+}
+
+int cache_enter_overlay(struct cache *c)
+{
+    int r = cache_enter(c);
+
+    if (r == 0 && c->kind != CACHE_KIND_OVERLAY) {
+        cache_leave(c);
+        return -EROFS;
+    }
+    return r;
+}
+
+bool cache_is_closed(const struct cache *c)
+{
+    return atomic_load_explicit(&c->users, memory_order_acquire) & USERS_CLOSED;
+}
+
+int cache_close(struct cache *c)
+{
+    uint32_t was = atomic_fetch_or_explicit(&c->users, USERS_CLOSED, memory_order_acq_rel);
+
+    if (was & USERS_CLOSED)
+        return -ESHUTDOWN;
+    word_wait(&c->users, ~USERS_CLOSED);
+    granules_close(c);
+    memfd_finish(&c->memory);
     return 0;
 }
 
@@ -64,92 +164,66 @@ void cache_destroy(struct cache *c)
 {
     if (!c)
         return;
-    if (c->words)
-        munmap(c->words, c->granules * sizeof(*c->words));
-    memfd_finish(&c->memory);
+    cache_close(c);
+    table_destroy(c->words, c->granules * sizeof(*c->words));
+    table_destroy(c->states, c->blocks * sizeof(*c->states));
     free(c);
 }
 
-uint32_t cache_granules(const struct cache *c)
+/* --- operations of both kinds --- */
+
+int64_t cache_size(const struct cache *c)
 {
-    return c->granules;
+    return cache_is_closed(c) ? -ESHUTDOWN : (int64_t)c->size_bytes;
 }
 
-size_t cache_granule_bytes(const struct cache *c, uint32_t granule)
+int64_t cache_allocated_bytes(struct cache *c)
 {
-    uint64_t start = granule * GRANULE_BYTES;
+    int64_t r = cache_enter(c);
 
-    assert(granule < c->granules);
-    return MIN(GRANULE_BYTES, c->size_bytes - start);
+    if (r < 0)
+        return r;
+    r = memfd_allocated_bytes(&c->memory);
+    cache_leave(c);
+    return r;
 }
 
-enum cache_state cache_state(const struct cache *c, uint32_t granule)
+bool cache_guarded(const struct cache *c)
 {
-    uint32_t word = atomic_load_explicit(&c->words[granule], memory_order_acquire);
-
-    if (word == WORD_ABSENT)
-        return CACHE_ABSENT;
-    return word == WORD_FILLING ? CACHE_FILLING : CACHE_READY;
+    return c->guarded;
 }
 
-static void *granule_memory(const struct cache *c, uint32_t granule)
+uint64_t cache_clip(const struct cache *c, uint64_t off, uint64_t len)
 {
-    return (char *)c->memory.map + granule * GRANULE_BYTES;
+    return off < c->size_bytes ? MIN(len, c->size_bytes - off) : 0;
 }
 
-int cache_reserve(struct cache *c, uint32_t granule, void **ret)
+ssize_t cache_read(struct cache *c, uint64_t off, void *buf, size_t len)
 {
-    uint32_t word = WORD_ABSENT;
+    int r = cache_enter(c);
 
-    assert(granule < c->granules);
-    /* Acquire pairs with the release of an abandon: the memory is ours alone again. */
-    if (!atomic_compare_exchange_strong_explicit(&c->words[granule], &word, WORD_FILLING,
-                                                 memory_order_acquire, memory_order_relaxed))
-        return word == WORD_FILLING ? -EBUSY : -EALREADY;
-    *ret = granule_memory(c, granule);
-    return 0;
+    if (r < 0)
+        return r;
+    len = cache_clip(c, off, len);
+    if (c->kind == CACHE_KIND_OVERLAY)
+        r = overlay_read(c, off, buf, len);
+    else
+        r = granules_read(c, off, buf, len);
+    cache_leave(c);
+    return r < 0 ? r : (ssize_t)len;
 }
 
-static void leave_filling(struct cache *c, uint32_t granule, uint32_t word)
+int cache_present(struct cache *c, uint64_t off, uint64_t len_bytes)
 {
-    uint32_t was = atomic_exchange_explicit(&c->words[granule], word, memory_order_release);
+    int r = cache_enter(c);
 
-    assert(was == WORD_FILLING);
-    (void)was;
-}
-
-void cache_publish(struct cache *c, uint32_t granule)
-{
-    leave_filling(c, granule, WORD_READY);
-}
-
-void cache_abandon(struct cache *c, uint32_t granule)
-{
-    leave_filling(c, granule, WORD_ABSENT);
-}
-
-const void *cache_pin(struct cache *c, uint32_t granule)
-{
-    uint32_t word = atomic_load_explicit(&c->words[granule], memory_order_relaxed);
-
-    assert(granule < c->granules);
-    do {
-        if (word < WORD_READY)
-            return NULL;
-    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word, word + WORD_PIN,
-                                                    memory_order_acquire, memory_order_relaxed));
-    return granule_memory(c, granule);
-}
-
-void cache_unpin(struct cache *c, uint32_t granule)
-{
-    uint32_t was = atomic_fetch_sub_explicit(&c->words[granule], WORD_PIN, memory_order_release);
-
-    assert(was >= WORD_READY + WORD_PIN);
-    (void)was;
-}
-
-int64_t cache_allocated_bytes(const struct cache *c)
-{
-    return memfd_allocated_bytes(&c->memory);
+    if (r < 0)
+        return r;
+    len_bytes = cache_clip(c, off, len_bytes);
+    if (c->kind == CACHE_KIND_OVERLAY)
+        r = overlay_present(c, off, len_bytes);
+    else
+        r = granules_present(c, off, len_bytes);
+    cache_leave(c);
+    return r;
 }

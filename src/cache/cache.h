@@ -3,10 +3,10 @@
 #define THAW_CACHE_CACHE_H
 
 /*
- * A cache holds the U-space of one stored object, granule by granule. It knows nothing of stores
- * and does no I/O: whoever fills a granule reserves it, writes its memory, and publishes it.
+ * A cache holds the U-space of one stored object, or what one overlay has changed. It knows nothing
+ * of stores and fetches nothing. There are two kinds; src/cache/README.md has the whole theory.
  *
- * Each granule has one atomic word:
+ * A read-through cache is filled granule by granule by whoever fetches:
  *
  *     absent --reserve--> filling --publish--> ready(pins)
  *        ^                   |
@@ -16,67 +16,175 @@
  * cache_reserve() and cache_publish() or cache_abandon(), by the one who reserved it. That is the
  * whole contract between those who fill and those who serve; no lock is involved.
  *
- * Any thread may call anything but create and destroy.
+ * An overlay is written block by block, by one thread at a time, its owner; a block is clean (what
+ * lies below shows), dirty, or zero. Operations of the other kind are -EROFS.
  *
- * This backing keeps the object in a sparse memfd named "thaw:<build8>:<object>", sealed against
- * growing and shrinking; memory is taken when a granule is filled.
+ * Any thread may call anything (of an overlay: anything that does not write), also while another
+ * closes the cache; from then on everything is -ESHUTDOWN. Nobody may be in a call when it is
+ * destroyed. cache_close(), cache_destroy() and cache_export() block; nothing else does.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/cleanup.h"
 #include "base/uuid.h"
 
 struct cache;
+struct page_set;
 struct thaw_error;
 
 /**
- * cache_create() - an empty cache
- * @build, @object: what it is a cache of, for the name of its memory
- * @size_bytes: of the object's U-space; 0 is allowed and takes no memory
+ * cache_create() - an empty read-through cache
+ * @build, @object: what it is a cache of, for the name of its memory, "thaw:<build8>:<object>"
+ * @size_bytes: of the object's U-space, up to 16 TiB; 0 is allowed and takes no memory
  */
 [[gnu::warn_unused_result]] int cache_create(const struct uuid *build, const char *object,
                                              uint64_t size_bytes, struct cache **ret,
                                              struct thaw_error *e);
 
-/** cache_destroy() - release all memory; nothing may be pinned or being filled. NULL is allowed. */
+/** cache_create_overlay() - the same for an overlay, all of it clean */
+[[gnu::warn_unused_result]] int cache_create_overlay(const struct uuid *build, const char *object,
+                                                     uint64_t size_bytes, struct cache **ret,
+                                                     struct thaw_error *e);
+
+/**
+ * cache_close() - refuse all further use, wait for what is in use, release the memory
+ *
+ * Waits for pins, fills under way and calls that have begun. The caller has none of these itself.
+ *
+ * Returns: 0, or -ESHUTDOWN when it was closed before (by whoever may still be waiting).
+ */
+int cache_close(struct cache *c);
+
+/** cache_destroy() - close it unless somebody has, and free the rest. NULL is allowed. */
 void cache_destroy(struct cache *c);
 
 DEFINE_CLEANUP(struct cache, cache_destroy);
 #define CLEANUP_CACHE CLEANUP(cleanup_cache_destroy)
 
-/** cache_granules() - how many granules the object has; the last one may be short */
+/* --- both kinds --- */
+
+/** cache_size() - bytes, as it was created; or -ESHUTDOWN */
+int64_t cache_size(const struct cache *c);
+
+/** cache_allocated_bytes() - memory taken now, as the kernel counts it; or -errno */
+int64_t cache_allocated_bytes(struct cache *c);
+
+/** cache_guarded() - whether a hole in its memory is an error to whoever reads it, never zeros */
+bool cache_guarded(const struct cache *c);
+
+/**
+ * cache_read() - copy bytes out
+ *
+ * Returns: how many, short at the end of the object and 0 beyond it. -ENODATA when something in
+ * the range is absent or clean, -EFAULT when its memory has a hole, -ESHUTDOWN; on failure @buf may
+ * hold anything.
+ */
+[[gnu::warn_unused_result]] ssize_t cache_read(struct cache *c, uint64_t off, void *buf,
+                                               size_t len);
+
+/** cache_present() - 1 if cache_read() has all of the range (what of it there is), 0 or -ESHUTDOWN
+ */
+[[gnu::warn_unused_result]] int cache_present(struct cache *c, uint64_t off, uint64_t len_bytes);
+
+/* --- read-through caches --- */
+
+/** cache_granules() - how many granules the object has; the last one may be short. Also if closed.
+ */
 uint32_t cache_granules(const struct cache *c);
 
-/** cache_granule_bytes() - how many bytes of @granule belong to the object */
+/** cache_granule_bytes() - how many bytes of @granule belong to the object. Also if closed. */
 size_t cache_granule_bytes(const struct cache *c, uint32_t granule);
 
-enum cache_state { CACHE_ABSENT, CACHE_FILLING, CACHE_READY };
+enum cache_state { CACHE_ABSENT, CACHE_FILLING, CACHE_READY, CACHE_CLOSED };
 
-/** cache_state() - what @granule was a moment ago */
+/** cache_state() - what @granule was a moment ago; CACHE_CLOSED for all of them after a close */
 enum cache_state cache_state(const struct cache *c, uint32_t granule);
 
 /**
  * cache_reserve() - claim an absent granule for filling
  *
  * Returns: 0 and the memory to fill (GRANULE_BYTES, page-aligned; granules that follow each other
- * follow each other in memory) in *@ret, or -EALREADY if it is ready, -EBUSY if it is being filled.
+ * follow each other in memory) in *@ret; -EALREADY if it is ready, -EBUSY if it is being filled,
+ * -ESHUTDOWN, -EROFS.
  */
 [[gnu::warn_unused_result]] int cache_reserve(struct cache *c, uint32_t granule, void **ret);
 
-/** cache_publish() - filled and verified: from now on it can be pinned */
+/**
+ * cache_publish() - filled and verified: from now on it can be pinned
+ *
+ * All bytes must have been written, zeros too: what never was is a hole.
+ */
 void cache_publish(struct cache *c, uint32_t granule);
 
 /** cache_abandon() - could not be filled: absent again, its memory may hold anything */
 void cache_abandon(struct cache *c, uint32_t granule);
 
-/** cache_pin() - the memory of a ready granule, which stays as it is until unpinned; else NULL */
+/**
+ * cache_pin() - the memory of a ready granule, to read
+ *
+ * It stays as it is until it is unpinned, which should be soon. If the cache is guarded and the
+ * memory has a hole after all, a system call that reads it gets -EFAULT, and a load is a SIGBUS.
+ *
+ * Returns: NULL if @granule is not ready; cache_state() knows why.
+ */
 const void *cache_pin(struct cache *c, uint32_t granule);
 
 void cache_unpin(struct cache *c, uint32_t granule);
 
-/** cache_allocated_bytes() - memory taken now, as the kernel counts it; or -errno */
-int64_t cache_allocated_bytes(const struct cache *c);
+/* --- overlays: blocks are of PAGE_BYTES --- */
+
+enum cache_block { CACHE_BLOCK_CLEAN, CACHE_BLOCK_DIRTY, CACHE_BLOCK_ZERO };
+
+/**
+ * cache_block_run() - how the block at @off is
+ * @ret_bytes: up to where in [off, off + len_bytes) all blocks are the same
+ *
+ * Returns: enum cache_block, -EINVAL if the range is empty or not within the cache, -ESHUTDOWN or
+ * -EROFS. Whoever sees a block dirty sees what was written.
+ */
+[[gnu::warn_unused_result]] int cache_block_run(struct cache *c, uint64_t off, uint64_t len_bytes,
+                                                uint64_t *ret_bytes);
+
+/**
+ * cache_write() - write whole blocks, which are dirty from then on. The owner only.
+ *
+ * The last block of an overlay whose size is not a multiple of the block ends with it.
+ *
+ * Returns: 0; -EINVAL if the range is not of whole blocks or not within the cache, -ENOSPC or
+ * -ENOMEM when there is no memory (blocks that were dirty before may have changed then), -ESHUTDOWN
+ * or -EROFS.
+ */
+[[gnu::warn_unused_result]] int cache_write(struct cache *c, uint64_t off, const void *buf,
+                                            size_t len);
+
+/**
+ * cache_write_zeroes() - make whole blocks zero and give their memory back. The owner only.
+ *
+ * A trim is the same: what lies below must not show again.
+ *
+ * Returns: as cache_write(). If memory could not be given back it reads as zeros all the same.
+ */
+[[gnu::warn_unused_result]] int cache_write_zeroes(struct cache *c, uint64_t off,
+                                                   uint64_t len_bytes);
+
+/**
+ * cache_export() - write the dirty blocks, one after the other, to a new file
+ * @dir_fd: the folder, open; @name: of the file in it
+ * @ret_dirty: the blocks that are in the file, in its order
+ * @ret_empty: the blocks that are zero; both the caller's to finish
+ *
+ * The owner must be at rest: if it writes meanwhile this fails with -EBUSY. The data goes past the
+ * page cache (O_DIRECT) and is on the disk, as is the name, on return. On failure there is no file.
+ *
+ * Returns: 0, -EEXIST, -EINVAL where the file system knows no O_DIRECT, -EBUSY, -ESHUTDOWN, -EROFS,
+ * or another -errno of the file system; all with their reason in @e.
+ */
+[[gnu::warn_unused_result]] int cache_export(struct cache *c, int dir_fd, const char *name,
+                                             struct page_set *ret_dirty, struct page_set *ret_empty,
+                                             struct thaw_error *e);
 
 #endif

@@ -48,4 +48,20 @@ extern const struct uffd_ops uffd_kernel;
 /** uffd_is_one() - whether @fd is a userfaultfd at all; a peer may send anything */
 bool uffd_is_one(int fd);
 
+/**
+ * uffd_guard_open() - a userfaultfd that makes errors of holes
+ *
+ * In memory added to it, an access to a page that its file does not hold does not allocate one: it
+ * is SIGBUS for a program, and -EFAULT for a system call (UFFD_FEATURE_SIGBUS, userfaultfd(2)).
+ * Nobody reads events from it. It asks for no faults of the kernel, which needs no privilege: the
+ * error is the same for them. Closing it lifts the guard.
+ *
+ * Returns: the descriptor, or -EPERM or -ENOSYS where the system keeps it from us, -EOPNOTSUPP
+ * where the kernel cannot do this for shared memory.
+ */
+[[gnu::warn_unused_result]] int uffd_guard_open(void);
+
+/** uffd_guard_add() - guard a shared mapping of a memfd; until it is unmapped. 0 or -errno. */
+[[gnu::warn_unused_result]] int uffd_guard_add(int fd, void *start, size_t len_bytes);
+
 #endif

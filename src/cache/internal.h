@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_CACHE_INTERNAL_H
+#define THAW_CACHE_INTERNAL_H
+
+/* Shared between the files of src/cache: what a cache is made of, and how its use is counted. */
+
+#include <stdatomic.h>
+
+#include "base/units.h"
+#include "cache/cache.h"
+#include "cache/memfd.h"
+
+enum cache_kind { CACHE_KIND_READ_THROUGH, CACHE_KIND_OVERLAY };
+
+/*
+ * The word of a granule: its state, whether the cache is being closed, and in the bits above how
+ * often it is pinned. Only a ready granule is pinned, and only a ready one is marked as closed.
+ */
+enum {
+    WORD_ABSENT = 0,
+    WORD_FILLING = 1,
+    WORD_READY = 2,
+    WORD_CLOSED = 4,
+    WORD_STATE = 7, /* all of the above */
+    WORD_PIN = 8
+};
+
+/* In cache.users: closed; the bits below count calls and fills under way. */
+#define USERS_CLOSED (UINT32_C(1) << 31)
+
+struct cache {
+    /* [a] apart from what a pin reads, as every call and every fill changes it. */
+    _Alignas(64) _Atomic(uint32_t) users;
+    enum cache_kind kind;
+    uint64_t size_bytes;
+    uint32_t blocks; /* of an overlay; 0 otherwise */
+    bool guarded;
+    _Atomic(uint8_t) *states;  /* owned: [a] enum cache_block, one per block; NULL without */
+    _Atomic(uint64_t) changes; /* [a] odd while the owner writes, another number after it */
+
+    _Alignas(64) struct memfd memory; /* owned: touched by users and under pins only */
+    _Atomic(uint32_t) *words;         /* owned: [a] one per granule; of an overlay all absent */
+    uint32_t granules;
+};
+
+/** cache_enter() - begin to use the cache; 0, to be ended with cache_leave(), or -ESHUTDOWN */
+[[gnu::warn_unused_result]] int cache_enter(struct cache *c);
+
+void cache_leave(struct cache *c);
+
+/** cache_enter_overlay() - the same where the operation is one of overlays; or -EROFS */
+[[gnu::warn_unused_result]] int cache_enter_overlay(struct cache *c);
+
+bool cache_is_closed(const struct cache *c);
+
+/** cache_clip() - how much of [off, off + len) lies within the cache */
+uint64_t cache_clip(const struct cache *c, uint64_t off, uint64_t len);
+
+/** word_wait() - sleep until no bit of @busy is set in @word (acquire) */
+void word_wait(_Atomic(uint32_t) *word, uint32_t busy);
+
+/** word_wake() - wake who waits for @word, which may be gone already: it is not looked at */
+void word_wake(_Atomic(uint32_t) *word);
+
+/* --- granules.c; the caller has entered the cache, or is closing it --- */
+
+[[gnu::warn_unused_result]] int granules_read(struct cache *c, uint64_t off, void *buf, size_t len);
+bool granules_present(const struct cache *c, uint64_t off, uint64_t len);
+
+/** granules_close() - nothing can be pinned any more, and nothing is. No fill is under way. */
+void granules_close(struct cache *c);
+
+/* --- overlay.c; the same --- */
+
+/** overlay_run() - the state of @block; *@ret_end is the first one from there to @end unlike it */
+enum cache_block overlay_run(const struct cache *c, uint32_t block, uint32_t end,
+                             uint32_t *ret_end);
+
+[[gnu::warn_unused_result]] int overlay_read(const struct cache *c, uint64_t off, void *buf,
+                                             size_t len);
+bool overlay_present(const struct cache *c, uint64_t off, uint64_t len);
+
+#endif

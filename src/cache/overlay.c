@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* An overlay: what its one owner has written, block by block. */
+#include "cache/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+static enum cache_block load(const struct cache *c, uint32_t block)
+{
+    /* Acquire pairs with the release in set_states(): who sees it dirty sees the data. */
+    return (enum cache_block)atomic_load_explicit(&c->states[block], memory_order_acquire);
+}
+
+enum cache_block overlay_run(const struct cache *c, uint32_t block, uint32_t end, uint32_t *ret_end)
+{
+    enum cache_block state = load(c, block);
+
+    do
+        block++;
+    while (block < end && load(c, block) == state);
+    *ret_end = block;
+    return state;
+}
+
+static uint32_t block_of(uint64_t off)
+{
+    return (uint32_t)(off / PAGE_BYTES);
+}
+
+static uint32_t block_end(uint64_t off, uint64_t len)
+{
+    return (uint32_t)div_round_up(off + len, PAGE_BYTES);
+}
+
+int cache_block_run(struct cache *c, uint64_t off, uint64_t len_bytes, uint64_t *ret_bytes)
+{
+    int r = cache_enter_overlay(c);
+    uint32_t end;
+
+    if (r < 0)
+        return r;
+    if (len_bytes == 0 || cache_clip(c, off, len_bytes) < len_bytes) {
+        r = -EINVAL;
+    } else {
+        r = (int)overlay_run(c, block_of(off), block_end(off, len_bytes), &end);
+        *ret_bytes = MIN(end * PAGE_BYTES - off, len_bytes);
+    }
+    cache_leave(c);
+    return r;
+}
+
+bool overlay_present(const struct cache *c, uint64_t off, uint64_t len)
+{
+    uint32_t end = block_end(off, len);
+
+    for (uint32_t b = block_of(off); len > 0 && b < end;) {
+        if (overlay_run(c, b, end, &b) == CACHE_BLOCK_CLEAN)
+            return false;
+    }
+    return true;
+}
+
+/* Bytes of dirty blocks up to @end, which may be given back while we copy. */
+static int read_dirty(const struct cache *c, uint64_t off, void *buf, size_t len, uint32_t end)
+{
+    uint64_t changes = atomic_load_explicit(&c->changes, memory_order_acquire);
+    int r = memfd_read(&c->memory, off, buf, len);
+    uint32_t still;
+
+    if (r != -EFAULT)
+        return r;
+    /* A hole that the owner has just made is no mistake: look at the states again. */
+    if (atomic_load_explicit(&c->changes, memory_order_acquire) != changes)
+        return -EAGAIN;
+    if (overlay_run(c, block_of(off), end, &still) != CACHE_BLOCK_DIRTY || still < end)
+        return -EAGAIN;
+    return r;
+}
+
+int overlay_read(const struct cache *c, uint64_t off, void *buf, size_t len)
+{
+    while (len > 0) {
+        uint32_t end;
+        enum cache_block state = overlay_run(c, block_of(off), block_end(off, len), &end);
+        size_t n = MIN(len, end * PAGE_BYTES - off);
+        int r = 0;
+
+        if (state == CACHE_BLOCK_CLEAN)
+            return -ENODATA;
+        if (state == CACHE_BLOCK_DIRTY)
+            r = read_dirty(c, off, buf, n, end);
+        else
+            memset(buf, 0, n);
+        if (r == -EAGAIN)
+            continue;
+        if (r < 0)
+            return r;
+        buf = (char *)buf + n;
+        off += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* --- the owner --- */
+
+/* Whole blocks within the cache; the last one ends where the cache does. */
+static bool whole_blocks(const struct cache *c, uint64_t off, uint64_t len)
+{
+    if (off > c->size_bytes || len > c->size_bytes - off || off % PAGE_BYTES != 0)
+        return false;
+    return len % PAGE_BYTES == 0 || off + len == c->size_bytes;
+}
+
+static int begin(struct cache *c, uint64_t off, uint64_t len)
+{
+    int r = cache_enter_overlay(c);
+
+    if (r < 0)
+        return r;
+    if (!whole_blocks(c, off, len)) {
+        cache_leave(c);
+        return -EINVAL;
+    }
+    /* The states that follow are releases: who sees one of them sees this. */
+    atomic_fetch_add_explicit(&c->changes, 1, memory_order_acq_rel);
+    return 0;
+}
+
+static int end(struct cache *c, int r)
+{
+    atomic_fetch_add_explicit(&c->changes, 1, memory_order_release);
+    cache_leave(c);
+    return r;
+}
+
+static void set_states(struct cache *c, uint64_t off, uint64_t len, enum cache_block state)
+{
+    uint32_t last = block_end(off, len);
+
+    for (uint32_t b = block_of(off); b < last; b++)
+        atomic_store_explicit(&c->states[b], (uint8_t)state, memory_order_release);
+}
+
+int cache_write(struct cache *c, uint64_t off, const void *buf, size_t len)
+{
+    int r = begin(c, off, len);
+
+    if (r < 0)
+        return r;
+    r = memfd_write(&c->memory, off, buf, len);
+    if (r == 0)
+        set_states(c, off, len, CACHE_BLOCK_DIRTY);
+    return end(c, r);
+}
+
+int cache_write_zeroes(struct cache *c, uint64_t off, uint64_t len_bytes)
+{
+    int r = begin(c, off, len_bytes);
+
+    if (r < 0)
+        return r;
+    if (len_bytes > 0) {
+        /* First the state: whoever then runs into the hole finds out why. */
+        set_states(c, off, len_bytes, CACHE_BLOCK_ZERO);
+        r = memfd_punch(&c->memory, off, round_up(len_bytes, PAGE_BYTES));
+    }
+    return end(c, r);
+}
