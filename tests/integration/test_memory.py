@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest memory served by `thaw resume --vmm none` to a client that speaks Firecracker's side."""
 
+import json
 import os
+import random
 import select
 import socket
 import sys
@@ -46,6 +48,25 @@ def serves_every_page(case):
     check_equal(touched["wrong"], 0, "wrong pages")
     check(result["faults"]["zero"] > 0, "an image with holes has zero faults")
     check(result["bytes"]["installed"] < 8192 * 4096, "zero pages were copied")
+
+
+def serves_eight_layers(case):
+    """Eight generations of changes, each a layer over the one before, with holes and zeros."""
+    rng = random.Random(8)
+    image = case.image("memory", "16M")
+    build = case.create(image)
+    for _ in range(7):
+        with open(image, "r+b") as f:
+            for _ in range(60):
+                f.seek(rng.randrange(4096) * 4096)
+                f.write(rng.choice((rng.randbytes(4096), bytes(4096), rng.randbytes(20000))))
+            f.truncate(16 << 20)
+        build = case.create(image, args=["--base", build])
+    thaw = case.resume(build)
+    layers = json.loads(case.thaw("inspect", build, "--store", case.store, "--json").stdout())
+    check(len(layers["memory"]["builds"]) >= 8, f"layers: {layers}")
+    _, thaw = touch(case, image, "--removes", "200", thaw=thaw)
+    result_of(thaw)
 
 
 def fetches_only_what_is_touched(case):
@@ -336,7 +357,8 @@ def kvm_guest_runs(case):
 
 
 GROUPS = {
-    "memory": (serves_every_page, fetches_only_what_is_touched, serves_regions_with_gaps,
+    "memory": (serves_every_page, serves_eight_layers, fetches_only_what_is_touched,
+               serves_regions_with_gaps,
                removed_pages_read_as_zeros, zero_pages_take_no_memory,
                old_firecracker_closes_its_socket, sigterm_ends_it),
     "memory-peers": (ends_with_the_vm, a_peer_that_says_nothing_is_dropped,

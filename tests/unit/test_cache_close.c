@@ -199,19 +199,6 @@ static void *use_until_closed(void *arg)
     return NULL;
 }
 
-/* Synchronises with nobody but through the call: who closes must wait for that alone. */
-static void *ask_until_closed(void *arg)
-{
-    int64_t r;
-
-    (void)arg;
-    do {
-        r = cache_allocated_bytes(cache);
-        assert_true(r == -ESHUTDOWN || (r >= 0 && r <= (int64_t)BYTES));
-    } while (r >= 0);
-    return NULL;
-}
-
 /* A file that takes the place of the cache's descriptor, and whose blocks are nobody's mistake. */
 static void take_number(int number, const char *foreign)
 {
@@ -249,9 +236,7 @@ static void close_against(unsigned run, const char *foreign)
     assert_int_equal(cache_create(&build, "x", BYTES, &cache, NULL), 0);
     number = find_memfd("/memfd:thaw:");
     for (uintptr_t i = 0; i < ARRAY_SIZE(t); i++)
-        assert_int_equal(thread_start(&t[i], "user", i < 2 ? ask_until_closed : use_until_closed,
-                                      (void *)(i + run * 8)),
-                         0);
+        assert_int_equal(thread_start(&t[i], "user", use_until_closed, (void *)(i + run * 8)), 0);
     while (atomic_load(&rounds) < 200 * (run % 4 + 1))
         sched_yield();
     assert_int_equal(cache_close(cache), 0);
@@ -277,6 +262,41 @@ static void a_close_meets_all_other_calls(void **state)
     for (unsigned run = 0; run < 12; run++)
         close_against(run, path);
     unlink(path);
+}
+
+/* Synchronises with nobody but through the call: who closes must wait for that alone. */
+static void *ask_until_closed(void *arg)
+{
+    int64_t r;
+
+    (void)arg;
+    atomic_fetch_add(&rounds, 1);
+    do
+        r = cache_allocated_bytes(cache);
+    while (r == 0);
+    assert_int_equal(r, -ESHUTDOWN);
+    return NULL;
+}
+
+static void a_close_waits_for_calls(void **state)
+{
+    (void)state;
+    for (unsigned run = 0; run < 50; run++) {
+        pthread_t t[2];
+
+        atomic_store(&rounds, 0);
+        assert_int_equal(cache_create(&build, "x", BYTES, &cache, NULL), 0);
+        for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
+            assert_int_equal(thread_start(&t[i], "asker", ask_until_closed, NULL), 0);
+        while (atomic_load(&rounds) < ARRAY_SIZE(t))
+            sched_yield();
+        for (unsigned i = 0; i < run * 20; i++)
+            sched_yield();
+        assert_int_equal(cache_close(cache), 0);
+        for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
+            thread_join(t[i]);
+        cache_destroy(cache);
+    }
 }
 
 /* Of several who close at once, one does. */
@@ -305,6 +325,7 @@ int main(void)
         cmocka_unit_test(a_close_waits_for_pins),
         cmocka_unit_test(a_close_waits_for_fills),
         cmocka_unit_test(a_close_meets_all_other_calls),
+        cmocka_unit_test(a_close_waits_for_calls),
         cmocka_unit_test(only_one_close_succeeds),
     };
 
