@@ -132,6 +132,11 @@ void fetch_unpin(struct fetch_object *o, uint32_t granule)
     cache_unpin(o->cache, granule);
 }
 
+bool fetch_ready(const struct fetch_object *o, uint32_t granule)
+{
+    return cache_state(o->cache, granule) == CACHE_READY;
+}
+
 static bool sequential(const struct fetch_object *o, uint32_t granule)
 {
     return granule > 0 && cache_state(o->cache, granule - 1) != CACHE_ABSENT &&

@@ -100,6 +100,9 @@ const void *fetch_pin(struct fetch_object *o, uint32_t granule);
 
 void fetch_unpin(struct fetch_object *o, uint32_t granule);
 
+/** fetch_ready() - whether @granule could have been pinned a moment ago */
+bool fetch_ready(const struct fetch_object *o, uint32_t granule);
+
 /**
  * fetch_want() - ask for a granule that could not be pinned
  * @w: with msg.deliver and to set; fetch's until its message is delivered

@@ -43,15 +43,31 @@ static size_t run_of_page(const struct map *m, uint32_t page)
     return from + last_up_to(m->starts + from, MIN(RUNS_PER_SAMPLE, m->run_count - from), page);
 }
 
+static bool run_holds(const struct map *m, size_t i, uint32_t page)
+{
+    return i < m->run_count && m->starts[i] <= page &&
+           (i + 1 == m->run_count || page < m->starts[i + 1]);
+}
+
 int map_lookup(const struct map *m, struct image_off off, struct map_extent *ret)
 {
+    size_t near = m->run_count;
+
+    return map_lookup_near(m, off, &near, ret);
+}
+
+int map_lookup_near(const struct map *m, struct image_off off, size_t *near, struct map_extent *ret)
+{
     uint64_t end = (uint64_t)m->page_count * PAGE_BYTES;
+    uint32_t page = (uint32_t)(off.v / PAGE_BYTES);
     uint64_t start;
-    size_t i;
+    size_t i = *near;
 
     if (off.v >= end)
         return -ERANGE;
-    i = run_of_page(m, (uint32_t)(off.v / PAGE_BYTES));
+    if (!run_holds(m, i, page) && !run_holds(m, ++i, page))
+        i = run_of_page(m, page);
+    *near = i;
     start = m->starts[i] * PAGE_BYTES;
     if (i + 1 < m->run_count)
         end = m->starts[i + 1] * PAGE_BYTES;

@@ -51,6 +51,14 @@ struct map_extent {
 [[gnu::warn_unused_result]] int map_lookup(const struct map *m, struct image_off off,
                                            struct map_extent *ret);
 
+/**
+ * map_lookup_near() - the same for one who walks the image
+ * @near: the run of the last lookup, or anything; set to the run of @off. If that is the same run
+ * or the next one, no search is needed.
+ */
+[[gnu::warn_unused_result]] int map_lookup_near(const struct map *m, struct image_off off,
+                                                size_t *near, struct map_extent *ret);
+
 uint32_t map_page_count(const struct map *m);
 size_t map_run_count(const struct map *m);
 

@@ -71,8 +71,16 @@ int64_t image_allocated_bytes(const struct image *im)
 
 int image_lookup(const struct image *im, struct image_off off, struct image_extent *ret)
 {
+    size_t near = SIZE_MAX - 1;
+
+    return image_lookup_near(im, off, &near, ret);
+}
+
+int image_lookup_near(const struct image *im, struct image_off off, size_t *near,
+                      struct image_extent *ret)
+{
     struct map_extent extent;
-    int r = map_lookup(im->header->map, off, &extent);
+    int r = map_lookup_near(im->header->map, off, near, &extent);
 
     if (r < 0)
         return r;
@@ -98,6 +106,13 @@ const void *image_pin(const struct image *im, const struct image_extent *at)
 void image_unpin(const struct image *im, const struct image_extent *at)
 {
     fetch_unpin(layers_object(&im->layers, at->layer), at->granule);
+}
+
+bool image_ready(const struct image *im, const struct image_extent *at)
+{
+    const struct fetch_object *o = layers_object(&im->layers, at->layer);
+
+    return o && fetch_ready(o, at->granule);
 }
 
 int image_want(struct image *im, const struct image_extent *at, enum io_priority priority,

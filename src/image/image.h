@@ -65,6 +65,10 @@ struct image_extent {
 [[gnu::warn_unused_result]] int image_lookup(const struct image *im, struct image_off off,
                                              struct image_extent *ret);
 
+/** image_lookup_near() - the same for one who walks the image: see map_lookup_near() */
+[[gnu::warn_unused_result]] int image_lookup_near(const struct image *im, struct image_off off,
+                                                  size_t *near, struct image_extent *ret);
+
 /**
  * image_pin() - the memory of the granule at @at (not zeros), to be unpinned soon; NULL when it is
  * not there
@@ -72,6 +76,9 @@ struct image_extent {
 const void *image_pin(const struct image *im, const struct image_extent *at);
 
 void image_unpin(const struct image *im, const struct image_extent *at);
+
+/** image_ready() - whether the granule at @at could have been pinned a moment ago */
+bool image_ready(const struct image *im, const struct image_extent *at);
 
 /**
  * image_want() - ask for a granule that could not be pinned

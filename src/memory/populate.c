@@ -28,6 +28,7 @@
 struct cursor {
     size_t region;
     uint64_t at;
+    size_t near; /* the run of the map that it is in */
 };
 
 struct populate {
@@ -94,12 +95,9 @@ static void asked_done(struct message *m)
 static bool ask_for(struct pager *p, const struct image_extent *at)
 {
     struct pager_wait *w;
-    const void *there = image_pin(p->image, at);
 
-    if (there) {
-        image_unpin(p->image, at);
+    if (image_ready(p->image, at))
         return true;
-    }
     w = p->populate->asks < ASKS_MAX ? pager_wait_get(p, asked_done) : NULL;
     if (!w)
         return false;
@@ -135,7 +133,8 @@ static void look_ahead(struct pager *p)
         r = cursor_region(p, &po->ahead);
         if (!r || distance(p, &po->install, &po->ahead) >= AHEAD_BYTES)
             return;
-        if (image_lookup(p->image, (struct image_off){r->offset.v + po->ahead.at}, &at) < 0)
+        if (image_lookup_near(p->image, (struct image_off){r->offset.v + po->ahead.at},
+                              &po->ahead.near, &at) < 0)
             return;
         if (!at.zero && !ask_for(p, &at))
             return;
@@ -174,7 +173,8 @@ static uint64_t slice_begin(struct pager *p, const struct region *r, uint64_t at
         const char *granule;
         uint64_t n;
 
-        if (image_lookup(p->image, (struct image_off){r->offset.v + at + len}, &e) < 0)
+        if (image_lookup_near(p->image, (struct image_off){r->offset.v + at + len},
+                              &p->populate->install.near, &e) < 0)
             break;
         n = MIN(e.len_bytes, max - len);
         if (e.zero) {
@@ -208,8 +208,12 @@ static void installed(struct pager *p, const struct region *r, uint64_t done, in
 {
     struct cursor *c = &p->populate->install;
 
-    for (uint64_t i = 0; i < done; i += p->page_bytes)
-        page_note_installed(p, page_at(p, r, (struct host_addr){r->base.v + c->at + i}));
+    uint32_t page = page_at(p, r, (struct host_addr){r->base.v + c->at});
+
+    /* Nobody had dealt with these pages: see untouched(). */
+    for (uint64_t i = 0; i < done / PAGE_BYTES; i++)
+        p->flags[page + i] |= PAGE_INSTALLED;
+    counter_add(&p->counters->pages, done / PAGE_BYTES);
     c->at += done;
     if (result == -EEXIST)
         c->at += p->page_bytes; /* somebody was faster; it is theirs to count */
@@ -248,7 +252,8 @@ static void install_small(struct pager *p, const struct region *r)
     uint64_t max, len, done = 0;
     int result;
 
-    if (image_lookup(p->image, (struct image_off){r->offset.v + po->install.at}, &e) < 0) {
+    if (image_lookup_near(p->image, (struct image_off){r->offset.v + po->install.at},
+                          &po->install.near, &e) < 0) {
         po->install.at = r->size_bytes;
         return;
     }

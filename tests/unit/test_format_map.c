@@ -34,6 +34,32 @@ static struct map *finish(struct map_builder *b)
     return m;
 }
 
+static void assert_same_extent(const struct map_extent *x, const struct map_extent *want)
+{
+    assert_int_equal(x->zero, want->zero);
+    assert_int_equal(x->build, want->build);
+    assert_int_equal(x->storage.v, want->storage.v);
+    assert_int_equal(x->len_bytes, want->len_bytes);
+}
+
+/* Whatever the walker remembers: the answer is the same, and so is what it remembers next. */
+static void assert_hints_change_nothing(const struct map *m, struct image_off off,
+                                        const struct map_extent *want)
+{
+    size_t hints[] = {0, off.v / PAGE_BYTES, map_run_count(m) - 1, map_run_count(m), SIZE_MAX};
+
+    for (size_t i = 0; i < ARRAY_SIZE(hints); i++) {
+        size_t near = hints[i];
+        struct map_extent x;
+
+        assert_int_equal(map_lookup_near(m, off, &near, &x), 0);
+        assert_same_extent(&x, want);
+        assert_int_equal(map_run_at(m, near).build, want->build);
+        assert_int_equal(map_lookup_near(m, off, &near, &x), 0);
+        assert_same_extent(&x, want);
+    }
+}
+
 /* Every byte offset around every page border answers as the model says. */
 static void assert_is_model(const struct map *m, const struct model *model)
 {
@@ -55,6 +81,7 @@ static void assert_is_model(const struct map *m, const struct model *model)
             assert_int_equal(x.build, p->build);
             assert_int_equal(x.storage.v, x.zero ? 0 : p->storage * PAGE_BYTES + in_page);
             assert_int_equal(x.len_bytes, end * PAGE_BYTES - off.v);
+            assert_hints_change_nothing(m, off, &x);
         }
     }
     assert_int_equal(map_lookup(m, (struct image_off){model->count * PAGE_BYTES}, &x), -ERANGE);
