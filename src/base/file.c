@@ -42,15 +42,12 @@ int file_write_at(int fd, const void *buf, size_t len, uint64_t off)
     return 0;
 }
 
-int file_load(int dir_fd, const char *path, size_t max_bytes, struct buf *ret)
+int file_load_fd(int fd, size_t max_bytes, struct buf *ret)
 {
-    int fd CLEANUP_FD = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
     struct stat st;
     ssize_t n;
     void *p;
 
-    if (fd < 0)
-        return -errno;
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISREG(st.st_mode))
@@ -64,4 +61,12 @@ int file_load(int dir_fd, const char *path, size_t max_bytes, struct buf *ret)
     if (n < 0)
         return (int)n;
     return n == st.st_size ? 0 : -ESTALE;
+}
+
+int file_load(int dir_fd, const char *path, size_t max_bytes, struct buf *ret)
+{
+    /* Without O_NONBLOCK the open of a FIFO would wait for somebody to write: fifo(7). */
+    int fd CLEANUP_FD = openat(dir_fd, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+    return fd < 0 ? -errno : file_load_fd(fd, max_bytes, ret);
 }

@@ -26,4 +26,7 @@
 [[gnu::warn_unused_result]] int file_load(int dir_fd, const char *path, size_t max_bytes,
                                           struct buf *ret);
 
+/** file_load_fd() - the same for a file that is open; -EINVAL for anything but a regular file */
+[[gnu::warn_unused_result]] int file_load_fd(int fd, size_t max_bytes, struct buf *ret);
+
 #endif

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/hex.h"
+
 int uuid_random(struct uuid *ret)
 {
     struct uuid id;
@@ -16,17 +18,6 @@ int uuid_random(struct uuid *ret)
     id.b[8] = (uint8_t)((id.b[8] & 0x3f) | 0x80);
     *ret = id;
     return 0;
-}
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
 }
 
 static bool dash_before(unsigned byte)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/hex.h"
 #include "format/json.h"
 
 #define WHAT            "manifest.json"
@@ -62,17 +63,6 @@ static int parse_time(const char *text, int64_t *ret)
         return -EINVAL;
     *ret = seconds;
     return 0;
-}
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
 }
 
 static int parse_sha256(const char *text, uint8_t ret[MANIFEST_SHA256_BYTES])

@@ -164,31 +164,12 @@ static int open_object(const struct dir_store *d, const struct uuid *build, cons
     return r < 0 ? r : TAKE_FD(fd);
 }
 
-static int load(int fd, size_t max_bytes, struct buf *ret)
-{
-    struct stat st;
-    ssize_t n;
-    void *p;
-
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if ((uint64_t)st.st_size > max_bytes)
-        return -EFBIG;
-    p = buf_extend(ret, (size_t)st.st_size);
-    if (!p)
-        return -ENOMEM;
-    n = file_read_at(fd, p, (size_t)st.st_size, 0);
-    if (n < 0)
-        return (int)n;
-    return n == st.st_size ? 0 : -ESTALE;
-}
-
 static int dir_get(struct store *s, const struct uuid *build, const char *name, size_t max_bytes,
                    struct buf *ret, struct thaw_error *e)
 {
     struct dir_store *d = dir_store_of(s);
     int fd CLEANUP_FD = open_object(d, build, name);
-    int r = fd < 0 ? fd : load(fd, max_bytes, ret);
+    int r = fd < 0 ? fd : file_load_fd(fd, max_bytes, ret);
     char id[UUID_TEXT_BYTES];
 
     if (r == -EFBIG)
