@@ -73,12 +73,14 @@ static int wait_for(pid_t pid, struct thaw_error *e)
 int bench_run(const struct bench *b, unsigned rounds, bool json, struct thaw_error *e)
 {
     const char *tmp = getenv("TMPDIR");
-    char scratch[80];
+    char scratch[80]; /* the paths of sockets below it have 107 characters at most: unix(7) */
     sighandler_t interrupt;
     pid_t pid;
     int r;
 
-    snprintf(scratch, sizeof(scratch), "%.40s/thaw-bench-XXXXXX", tmp ? tmp : "/tmp");
+    r = snprintf(scratch, sizeof(scratch), "%s/thaw-bench-XXXXXX", tmp ? tmp : "/tmp");
+    if (r >= (int)sizeof(scratch))
+        return err_set(e, -ENAMETOOLONG, "TMPDIR is too long for sockets below it: %s", tmp);
     /* ^C ends the benchmark, which is in our process group; we stay to clean up. */
     interrupt = signal(SIGINT, SIG_IGN);
     if (!mkdtemp(scratch)) {
