@@ -183,6 +183,17 @@ def bad_command_lines(case):
         check_in(word, p.stderr(), f"complaint about {args}")
 
 
+def files_that_are_none(case):
+    """A FIFO nobody writes to must not be waited for."""
+    os.mkfifo(case.path("fifo"))
+    memory = case.image("memory", "1M")
+    p = case.thaw("create", "--memory", memory, "--snapfile", case.path("fifo"), "--store",
+                  case.store, status=1, deadline=10)
+    check_in("fifo", p.stderr(), "complaint about a FIFO")
+    p = case.thaw("bench", "fault", status=1, env={"TMPDIR": "/tmp/" + "x" * 100})
+    check_in("TMPDIR is too long", p.stderr(), "complaint about a long TMPDIR")
+
+
 def odd_images(case):
     for size in (0, 1, 4095, 4097):
         path = case.path(f"odd-{size}")
@@ -199,7 +210,7 @@ GROUPS = {
     "damage": (flipped_byte_of_data, flipped_byte_of_sums, missing_data, data_cut_short,
                missing_ancestor, data_vanishes_under_way),
     "bad-input": (header_cut_at_any_length, header_that_lies, no_manifest_no_build,
-                  another_builds_manifest, bad_command_lines, odd_images),
+                  another_builds_manifest, bad_command_lines, files_that_are_none, odd_images),
 }
 
 if __name__ == "__main__":
