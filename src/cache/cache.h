@@ -150,6 +150,19 @@ enum cache_block { CACHE_BLOCK_CLEAN, CACHE_BLOCK_DIRTY, CACHE_BLOCK_ZERO };
                                                 uint64_t *ret_bytes);
 
 /**
+ * cache_dirty_memory() - where the bytes of dirty blocks lie, to read. The owner only.
+ * @ret_bytes: how many bytes from @off on lie there, up to @len_bytes
+ *
+ * For an owner that hands them on at once, as to sendmsg(2): they stay until it writes, zeroes or
+ * closes. Holes are as for cache_pin().
+ *
+ * Returns: 0; -ENODATA if the block at @off is not dirty, -EINVAL, -ESHUTDOWN or -EROFS.
+ */
+[[gnu::warn_unused_result]] int cache_dirty_memory(struct cache *c, uint64_t off,
+                                                   uint64_t len_bytes, const void **ret,
+                                                   uint64_t *ret_bytes);
+
+/**
  * cache_write() - write whole blocks, which are dirty from then on. The owner only.
  *
  * The last block of an overlay whose size is not a multiple of the block ends with it.

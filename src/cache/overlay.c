@@ -50,6 +50,19 @@ int cache_block_run(struct cache *c, uint64_t off, uint64_t len_bytes, uint64_t 
     return r;
 }
 
+int cache_dirty_memory(struct cache *c, uint64_t off, uint64_t len_bytes, const void **ret,
+                       uint64_t *ret_bytes)
+{
+    int r = cache_block_run(c, off, len_bytes, ret_bytes);
+
+    if (r < 0)
+        return r;
+    if (r != CACHE_BLOCK_DIRTY)
+        return -ENODATA;
+    *ret = c->memory.view + off;
+    return 0;
+}
+
 bool overlay_present(const struct cache *c, uint64_t off, uint64_t len)
 {
     uint32_t end = block_end(off, len);

@@ -14,6 +14,7 @@ static void blocks_are_written_whole(void **state)
     char block[3 * PAGE_BYTES];
     struct cache *c;
     uint64_t run = 0;
+    const void *dirty = NULL;
     void *memory;
 
     (void)state;
@@ -42,6 +43,10 @@ static void blocks_are_written_whole(void **state)
     assert_int_equal(run, PAGE_BYTES + 90);
     assert_int_equal(cache_block_run(c, 0, 0, &run), -EINVAL);
     assert_int_equal(cache_block_run(c, 0, size + 1, &run), -EINVAL);
+    assert_int_equal(cache_dirty_memory(c, 5 * PAGE_BYTES + 10, 90, &dirty, &run), 0);
+    assert_int_equal(run, 90);
+    assert_memory_equal(dirty, block, 90);
+    assert_int_equal(cache_dirty_memory(c, 0, 1, &dirty, &run), -ENODATA);
     assert_int_equal(cache_read(c, size - 10, block, 100), 10);
     assert_int_equal(cache_read(c, 4 * PAGE_BYTES - 1, block, 2), -ENODATA);
 
