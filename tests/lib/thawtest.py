@@ -44,7 +44,7 @@ import uuid
 from make_image import make_image, parse_size
 
 SKIP = 77
-DEADLINE = 60.0
+DEADLINE = 120.0
 STDERR_SHOWN = 4000
 
 _MARK = "THAWTEST_CASE"
@@ -388,7 +388,7 @@ class Case:
 
     # what must not be left
 
-    def no_leftovers(self, grace=5.0):
+    def no_leftovers(self, grace=60.0):
         """Nothing that this case has started runs, holds memory, or has left a socket file.
 
         Processes that are ending already get @grace seconds for it.
