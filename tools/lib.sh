@@ -24,15 +24,17 @@ packages_of() {
         case $group in
         build)
             printf '%s\n' build-essential meson ninja-build pkg-config liburing-dev \
-                libjansson-dev libssl-dev liblz4-dev libxxhash-dev scdoc
+                libjansson-dev libcurl4-openssl-dev libssl-dev liblz4-dev libnbd-dev libxxhash-dev \
+                libmicrohttpd-dev scdoc
             ;;
         check)
             packages_of build demo
             printf '%s\n' clang libclang-rt-14-dev clang-tidy clang-format cppcheck codespell \
-                shellcheck libcmocka-dev
+                shellcheck libcmocka-dev nbdkit libnbd-bin python3-libnbd fio qemu-utils prometheus \
+                xfsprogs
             ;;
         demo)
-            printf '%s\n' qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio python3
+            printf '%s\n' qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio python3 e2fsprogs
             ;;
         *)
             die "there is no group '$group': the groups are build, check and demo"
