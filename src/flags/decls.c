@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The flags that thaw has. A new one enters enum flag_id, this table and docs/man/thaw-flags.5. */
+#include "flags/flags.h"
+
+const struct flag_decl flag_decls[FLAG_COUNT] = {
+    [FLAG_LOCAL_CACHE_MEMFD] =
+        {
+            .name = "local-cache-memfd",
+            .help = "keep the caches and overlays made from now on in memfds of their own",
+            .initial.boolean = false,
+            .type = FLAG_BOOL,
+            .run_time = true,
+        },
+};
