@@ -90,6 +90,7 @@ static int thaw_main(const struct bench_image *image, bool populate, const char 
 {
     struct io_engine *io;
     struct store *store;
+    struct cache_set *caches;
     struct fetch *fetch;
     struct manifest *manifest;
     struct image *im;
@@ -102,7 +103,9 @@ static int thaw_main(const struct bench_image *image, bool populate, const char 
     if (r == 0)
         r = store_open(image->store, io, false, &store, e);
     if (r == 0)
-        r = fetch_create(&fetch, e);
+        r = cache_set_create(&(struct cache_set_options){0}, &caches, e);
+    if (r == 0)
+        r = fetch_create(caches, &fetch, e);
     if (r == 0)
         r = build_manifest_load(store, &id, &manifest, e);
     if (r == 0)

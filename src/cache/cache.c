@@ -6,7 +6,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <linux/futex.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -34,15 +33,20 @@ static void table_destroy(void *table, size_t bytes)
         munmap(table, bytes);
 }
 
-static int cache_init(struct cache *c, const struct uuid *build, const char *object)
+static int cache_init(struct cache *c, const struct cache_options *o)
 {
     bool overlay = c->kind == CACHE_KIND_OVERLAY;
-    char id[UUID_TEXT_BYTES], name[128];
+    struct memory_options memory = {
+        .backing = c->set->backing,
+        .folder = c->set->folder,
+        .build = o->build,
+        .object = o->object,
+        .bytes = round_up(c->size_bytes, GRANULE_BYTES),
+        .granules = !overlay,
+    };
     void *words = NULL, *states = NULL;
-    int r;
+    int r = memory_init(&c->memory, &memory);
 
-    snprintf(name, sizeof(name), "thaw:%.8s:%s", uuid_format(build, id), object);
-    r = memfd_init(&c->memory, name, round_up(c->size_bytes, GRANULE_BYTES), !overlay);
     if (r < 0)
         return r;
     c->guarded = c->memory.guarded;
@@ -54,44 +58,46 @@ static int cache_init(struct cache *c, const struct uuid *build, const char *obj
     return r;
 }
 
-static int create(enum cache_kind kind, const struct uuid *build, const char *object,
-                  uint64_t size_bytes, struct cache **ret, struct thaw_error *e)
+static int create(struct cache_set *set, enum cache_kind kind, const struct cache_options *o,
+                  struct cache **ret, struct thaw_error *e)
 {
     /* Blocks are counted in 32 bits, as everywhere in a build. */
     uint64_t max = kind == CACHE_KIND_OVERLAY ? UINT32_MAX * PAGE_BYTES : 16 * TIB;
     struct cache *c CLEANUP_CACHE = NULL;
     int r;
 
-    if (size_bytes > max)
-        return err_set(e, -EFBIG, "object %s of %llu bytes: the limit is %llu", object,
-                       (unsigned long long)size_bytes, (unsigned long long)max);
+    if (o->size_bytes > max)
+        return err_set(e, -EFBIG, "object %s of %llu bytes: the limit is %llu", o->object,
+                       (unsigned long long)o->size_bytes, (unsigned long long)max);
     c = aligned_alloc(_Alignof(struct cache), sizeof(*c));
     if (!c)
         return err_set(e, -ENOMEM, "no memory for a cache");
     memset(c, 0, sizeof(*c));
-    c->memory = (struct memfd)MEMFD_INIT;
+    c->memory = (struct memory)MEMORY_INIT;
+    c->set = set;
     c->kind = kind;
-    c->size_bytes = size_bytes;
-    c->granules = (uint32_t)div_round_up(size_bytes, GRANULE_BYTES);
+    c->size_bytes = o->size_bytes;
+    c->granules = (uint32_t)div_round_up(o->size_bytes, GRANULE_BYTES);
     if (kind == CACHE_KIND_OVERLAY)
-        c->blocks = (uint32_t)div_round_up(size_bytes, PAGE_BYTES);
-    r = cache_init(c, build, object);
+        c->blocks = (uint32_t)div_round_up(o->size_bytes, PAGE_BYTES);
+    r = cache_init(c, o);
     if (r < 0)
-        return err_errno(e, r, "making the cache of %s", object);
+        return err_errno(e, r, "making the cache of %s (backing %s)", o->object,
+                         cache_backing_name(set->backing));
     *ret = TAKE_PTR(c);
     return 0;
 }
 
-int cache_create(const struct uuid *build, const char *object, uint64_t size_bytes,
-                 struct cache **ret, struct thaw_error *e)
+int cache_create(struct cache_set *set, const struct cache_options *options, struct cache **ret,
+                 struct thaw_error *e)
 {
-    return create(CACHE_KIND_READ_THROUGH, build, object, size_bytes, ret, e);
+    return create(set, CACHE_KIND_READ_THROUGH, options, ret, e);
 }
 
-int cache_create_overlay(const struct uuid *build, const char *object, uint64_t size_bytes,
+int cache_create_overlay(struct cache_set *set, const struct cache_options *options,
                          struct cache **ret, struct thaw_error *e)
 {
-    return create(CACHE_KIND_OVERLAY, build, object, size_bytes, ret, e);
+    return create(set, CACHE_KIND_OVERLAY, options, ret, e);
 }
 
 /* --- use, and its end --- */
@@ -148,6 +154,17 @@ bool cache_is_closed(const struct cache *c)
     return atomic_load_explicit(&c->users, memory_order_acquire) & USERS_CLOSED;
 }
 
+/* The accounts are exact as long as there is a file descriptor; with it all is given back. */
+static void cache_discharge_all(struct cache *c)
+{
+    uint64_t kept = atomic_exchange_explicit(&c->kept_bytes, 0, memory_order_relaxed);
+    uint64_t passing = atomic_exchange_explicit(&c->passing_bytes, 0, memory_order_relaxed);
+
+    set_discharge(c->set, kept);
+    set_count(&c->set->passing_bytes, -(int64_t)passing);
+    set_count(&c->set->bytes[c->kind], -(int64_t)(kept + passing));
+}
+
 int cache_close(struct cache *c)
 {
     uint32_t was = atomic_fetch_or_explicit(&c->users, USERS_CLOSED, memory_order_acq_rel);
@@ -155,8 +172,11 @@ int cache_close(struct cache *c)
     if (was & USERS_CLOSED)
         return -ESHUTDOWN;
     word_wait(&c->users, ~USERS_CLOSED);
+    /* Whoever drops a granule for another one has been a user, and finds none from here on. */
+    passing_forget(c->set, c);
     granules_close(c);
-    memfd_finish(&c->memory);
+    memory_finish(&c->memory);
+    cache_discharge_all(c);
     return 0;
 }
 
@@ -183,7 +203,7 @@ int64_t cache_allocated_bytes(struct cache *c)
 
     if (r < 0)
         return r;
-    r = memfd_allocated_bytes(&c->memory);
+    r = memory_allocated_bytes(&c->memory);
     cache_leave(c);
     return r;
 }

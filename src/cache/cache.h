@@ -31,24 +31,33 @@
 
 #include "base/cleanup.h"
 #include "base/uuid.h"
+#include "cache/set.h"
 
 struct cache;
 struct page_set;
 struct thaw_error;
 
 /**
- * cache_create() - an empty read-through cache
- * @build, @object: what it is a cache of, for the name of its memory, "thaw:<build8>:<object>"
+ * struct cache_options - what a cache is of
+ * @build, @object: for the name of its memory, "thaw:<build8>:<object>", or of its file,
+ *                  "thaw-<build8>-<object>-<random>"
  * @size_bytes: of the object's U-space, up to 16 TiB; 0 is allowed and takes no memory
  */
-[[gnu::warn_unused_result]] int cache_create(const struct uuid *build, const char *object,
-                                             uint64_t size_bytes, struct cache **ret,
-                                             struct thaw_error *e);
+struct cache_options {
+    const struct uuid *build;
+    const char *object;
+    uint64_t size_bytes;
+};
+
+/** cache_create() - an empty read-through cache. @set must outlive it. */
+[[gnu::warn_unused_result]] int cache_create(struct cache_set *set,
+                                             const struct cache_options *options,
+                                             struct cache **ret, struct thaw_error *e);
 
 /** cache_create_overlay() - the same for an overlay, all of it clean */
-[[gnu::warn_unused_result]] int cache_create_overlay(const struct uuid *build, const char *object,
-                                                     uint64_t size_bytes, struct cache **ret,
-                                                     struct thaw_error *e);
+[[gnu::warn_unused_result]] int cache_create_overlay(struct cache_set *set,
+                                                     const struct cache_options *options,
+                                                     struct cache **ret, struct thaw_error *e);
 
 /**
  * cache_close() - refuse all further use, wait for what is in use, release the memory
@@ -70,18 +79,22 @@ DEFINE_CLEANUP(struct cache, cache_destroy);
 /** cache_size() - bytes, as it was created; or -ESHUTDOWN */
 int64_t cache_size(const struct cache *c);
 
-/** cache_allocated_bytes() - memory taken now, as the kernel counts it; or -errno */
+/** cache_allocated_bytes() - memory or disk taken now, as the kernel counts it; or -errno */
 int64_t cache_allocated_bytes(struct cache *c);
 
-/** cache_guarded() - whether a hole in its memory is an error to whoever reads it, never zeros */
+/**
+ * cache_guarded() - whether a hole in its memory is an error to whoever reads it, never zeros
+ *
+ * A file has no such guard: see "a lost page" in README.md.
+ */
 bool cache_guarded(const struct cache *c);
 
 /**
  * cache_read() - copy bytes out
  *
  * Returns: how many, short at the end of the object and 0 beyond it. -ENODATA when something in
- * the range is absent or clean, -EFAULT when its memory has a hole, -ESHUTDOWN; on failure @buf may
- * hold anything.
+ * the range is absent or clean, -EFAULT when its memory has a hole or the disk under it fails,
+ * -ESHUTDOWN; on failure @buf may hold anything.
  */
 [[gnu::warn_unused_result]] ssize_t cache_read(struct cache *c, uint64_t off, void *buf,
                                                size_t len);
@@ -106,28 +119,48 @@ enum cache_state cache_state(const struct cache *c, uint32_t granule);
 
 /**
  * cache_reserve() - claim an absent granule for filling
+ * @room: from cache_room_take(); on success one granule less of it
  *
- * Returns: 0 and the memory to fill (GRANULE_BYTES, page-aligned; granules that follow each other
- * follow each other in memory) in *@ret; -EALREADY if it is ready, -EBUSY if it is being filled,
+ * Makes no system call and takes no lock.
+ *
+ * Returns: 0 and the memory to fill (GRANULE_BYTES, page-aligned; where another granule's is says
+ * nothing about it) in *@ret; -EALREADY if it is ready, -EBUSY if it is being filled or dropped,
  * -ESHUTDOWN, -EROFS.
  */
-[[gnu::warn_unused_result]] int cache_reserve(struct cache *c, uint32_t granule, void **ret);
+[[gnu::warn_unused_result]] int cache_reserve(struct cache *c, uint32_t granule,
+                                              struct cache_room *room, void **ret);
+
+/** cache_adjoins() - whether what cache_reserve() gives for @granule follows that of the one before
+ */
+bool cache_adjoins(const struct cache *c, uint32_t granule);
 
 /**
- * cache_publish() - filled and verified: from now on it can be pinned
+ * cache_publish() - filled and verified: from now on it can be pinned. Not under a lock.
  *
  * All bytes must have been written, zeros too: what never was is a hole.
+ *
+ * Returns: a hold to be put back, if it is a passing granule: else it may be gone at once.
  */
-void cache_publish(struct cache *c, uint32_t granule);
+struct cache_hold cache_publish(struct cache *c, uint32_t granule);
 
-/** cache_abandon() - could not be filled: absent again, its memory may hold anything */
+/** cache_abandon() - could not be filled: absent again, without memory. Not under a lock. */
 void cache_abandon(struct cache *c, uint32_t granule);
+
+/**
+ * cache_fill_error() - why a reserved granule could not be filled
+ * @error: of the system call that should have; or -EFAULT for a store that bus_call() broke off
+ *
+ * Returns: @error, but for -EFAULT what is behind it: the file system has no room (-ENOSPC), fails
+ * (-EIO), or whatever it says. May block.
+ */
+int cache_fill_error(const struct cache *c, uint32_t granule, int error);
 
 /**
  * cache_pin() - the memory of a ready granule, to read
  *
  * It stays as it is until it is unpinned, which should be soon. If the cache is guarded and the
- * memory has a hole after all, a system call that reads it gets -EFAULT, and a load is a SIGBUS.
+ * memory has a hole after all, a system call that reads it gets -EFAULT, and a load is a SIGBUS; so
+ * it is if the disk under a file fails. See bus_copy() in cache/bus.h.
  *
  * Returns: NULL if @granule is not ready; cache_state() knows why.
  */
@@ -167,9 +200,9 @@ enum cache_block { CACHE_BLOCK_CLEAN, CACHE_BLOCK_DIRTY, CACHE_BLOCK_ZERO };
  *
  * The last block of an overlay whose size is not a multiple of the block ends with it.
  *
- * Returns: 0; -EINVAL if the range is not of whole blocks or not within the cache, -ENOSPC or
- * -ENOMEM when there is no memory (blocks that were dirty before may have changed then), -ESHUTDOWN
- * or -EROFS.
+ * Returns: 0; -EINVAL if the range is not of whole blocks or not within the cache, -ENOSPC when the
+ * budget is spent or the disk is full, -ENOMEM or -EIO (blocks that were dirty before may have
+ * changed then), -ESHUTDOWN or -EROFS.
  */
 [[gnu::warn_unused_result]] int cache_write(struct cache *c, uint64_t off, const void *buf,
                                             size_t len);
@@ -190,8 +223,10 @@ enum cache_block { CACHE_BLOCK_CLEAN, CACHE_BLOCK_DIRTY, CACHE_BLOCK_ZERO };
  * @ret_dirty: the blocks that are in the file, in its order
  * @ret_empty: the blocks that are zero; both the caller's to finish
  *
- * The owner must be at rest: if it writes meanwhile this fails with -EBUSY. The data goes past the
- * page cache (O_DIRECT) and is on the disk, as is the name, on return. On failure there is no file.
+ * The owner must be at rest: if it writes meanwhile this fails with -EBUSY. A cache of backing
+ * `file` whose file system can share blocks with the new file does that; else the data goes past
+ * the page cache (O_DIRECT). It is on the disk, as is the name, on return. On failure there is no
+ * file.
  *
  * Returns: 0, -EEXIST, -EINVAL where the file system knows no O_DIRECT, -EBUSY, -ESHUTDOWN, -EROFS,
  * or another -errno of the file system; all with their reason in @e.

@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * An overlay as a diff: its dirty blocks, packed. They are gathered in a buffer and written from
- * there past the page cache, so that not even an export of many gigabytes makes a page of the file
- * dirty, which is what a thread that serves a guest might have to wait for.
+ * An overlay as a diff: its dirty blocks, packed. Not even an export of many gigabytes makes a page
+ * of the new file dirty, which is what a thread that serves a guest might have to wait for: where
+ * the overlay is a file and both files can share blocks, they do (FICLONERANGE); otherwise blocks
+ * are gathered in a buffer and written from there past the page cache.
+ *
+ * Not copy_file_range(2): where it cannot share blocks it copies them by way of the page cache, on
+ * ext4 for one, and does not say so.
  */
 #include "cache/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "base/error.h"
@@ -30,6 +36,7 @@ struct exporter {
     const char *name;
     char temporary[UUID_TEXT_BYTES + 8];
     bool linked; /* the temporary name is there */
+    bool clones; /* blocks can be shared, for all that is known */
     struct thaw_error *e;
 };
 
@@ -81,15 +88,52 @@ static int flush(struct exporter *x)
     return 0;
 }
 
+/*
+ * Blocks that are shared must be on the disk. To share them would write them out one run after the
+ * other; better all at once, before. It is the pages of the overlay that are written, which its
+ * guest has made dirty; what it costs, backing `file` costs.
+ */
+static int write_back(struct exporter *x)
+{
+    const struct memory *m = &x->cache->memory;
+
+    x->clones = m->backing->shareable && m->fd >= 0;
+    if (x->clones && fdatasync(m->fd) < 0)
+        return err_errno(x->e, -errno, "writing out the cache of %s", x->name);
+    return 0;
+}
+
+/* Shares dirty blocks [block, end). Returns 1 if the file systems cannot, which is found out once.
+ */
+static int clone_data(struct exporter *x, uint32_t block, uint32_t end)
+{
+    struct file_clone_range range = {
+        .src_fd = x->cache->memory.fd,
+        .src_offset = block * PAGE_BYTES,
+        .src_length = (end - block) * PAGE_BYTES,
+        .dest_offset = x->written,
+    };
+
+    if (ioctl(x->fd, FICLONERANGE, &range) == 0) {
+        x->written += range.src_length;
+        return 0;
+    }
+    /* Two file systems, one that cannot, one with larger blocks than ours: ioctl_ficlonerange(2) */
+    if (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOTTY || errno == EINVAL ||
+        errno == ENOSYS || errno == EPERM)
+        return 1;
+    return err_errno(x->e, -errno, "sharing blocks with %s", x->name);
+}
+
 /* Dirty blocks [block, end), of which the last one counts as whole. */
-static int add_data(struct exporter *x, uint32_t block, uint32_t end)
+static int copy_data(struct exporter *x, uint32_t block, uint32_t end)
 {
     int r = 0;
 
     while (block < end && r == 0) {
         size_t n = MIN((end - block) * PAGE_BYTES, BUFFER_BYTES - x->filled);
 
-        r = memfd_read(&x->cache->memory, block * PAGE_BYTES, x->buffer + x->filled, n);
+        r = memory_read(&x->cache->memory, block * PAGE_BYTES, x->buffer + x->filled, n);
         if (r < 0)
             return err_errno(x->e, r, "reading block %u of %s", block, x->name);
         x->filled += n;
@@ -98,6 +142,18 @@ static int add_data(struct exporter *x, uint32_t block, uint32_t end)
             r = flush(x);
     }
     return r;
+}
+
+static int add_data(struct exporter *x, uint32_t block, uint32_t end)
+{
+    if (x->clones) {
+        int r = clone_data(x, block, end);
+
+        if (r <= 0)
+            return r;
+        x->clones = false;
+    }
+    return copy_data(x, block, end);
 }
 
 static int add_blocks(struct exporter *x)
@@ -155,6 +211,8 @@ static int run(struct exporter *x)
     uint64_t before = atomic_load_explicit(changes, memory_order_acquire);
     int r = open_output(x);
 
+    if (r == 0)
+        r = write_back(x);
     if (r == 0)
         r = add_blocks(x);
     if (r == 0)

@@ -36,11 +36,50 @@ enum cache_state cache_state(const struct cache *c, uint32_t granule)
     return word == WORD_FILLING ? CACHE_FILLING : CACHE_READY;
 }
 
+/* --- accounts --- */
+
+/* What it takes when it is there: the last one may be short. */
+static uint64_t account_bytes(const struct cache *c, uint32_t granule)
+{
+    return round_up(cache_granule_bytes(c, granule), PAGE_BYTES);
+}
+
+/* Room for one granule becomes the granule's. */
+static void take_from_room(struct cache *c, uint32_t granule, struct cache_room *room)
+{
+    uint64_t bytes = account_bytes(c, granule);
+
+    assert(room->granules > 0);
+    room->granules--;
+    if (room->passing) {
+        set_count(&c->passing_bytes, (int64_t)bytes);
+        set_count(&c->set->passing_bytes, (int64_t)bytes);
+    } else {
+        set_count(&c->kept_bytes, (int64_t)bytes);
+        set_discharge(c->set, GRANULE_BYTES - bytes);
+    }
+    set_count(&c->set->bytes[c->kind], (int64_t)bytes);
+}
+
+static void release(struct cache *c, uint32_t granule, bool passing)
+{
+    uint64_t bytes = account_bytes(c, granule);
+
+    if (passing) {
+        set_count(&c->passing_bytes, -(int64_t)bytes);
+        set_count(&c->set->passing_bytes, -(int64_t)bytes);
+    } else {
+        set_count(&c->kept_bytes, -(int64_t)bytes);
+        set_discharge(c->set, bytes);
+    }
+    set_count(&c->set->bytes[c->kind], -(int64_t)bytes);
+}
+
 /* --- filling: a fill counts as a user of the cache until it is published or abandoned --- */
 
-int cache_reserve(struct cache *c, uint32_t granule, void **ret)
+int cache_reserve(struct cache *c, uint32_t granule, struct cache_room *room, void **ret)
 {
-    uint32_t word = WORD_ABSENT;
+    uint32_t word = WORD_ABSENT, filling = WORD_FILLING | (room->passing ? WORD_PASSING : 0);
     int r = cache_enter(c);
 
     if (r < 0)
@@ -49,37 +88,97 @@ int cache_reserve(struct cache *c, uint32_t granule, void **ret)
     if (c->kind != CACHE_KIND_READ_THROUGH)
         r = -EROFS;
     /* Acquire pairs with the release of an abandon: the memory is ours alone again. */
-    else if (!atomic_compare_exchange_strong_explicit(&c->words[granule], &word, WORD_FILLING,
+    else if (!atomic_compare_exchange_strong_explicit(&c->words[granule], &word, filling,
                                                       memory_order_acquire, memory_order_relaxed))
-        r = word == WORD_FILLING ? -EBUSY : -EALREADY;
+        r = (word & WORD_STATE) == WORD_FILLING ? -EBUSY : -EALREADY;
     if (r < 0) {
         cache_leave(c);
         return r;
     }
-    *ret = c->memory.fill + granule * GRANULE_BYTES;
+    take_from_room(c, granule, room);
+    *ret = memory_fill(&c->memory, granule);
     return 0;
+}
+
+bool cache_adjoins(const struct cache *c, uint32_t granule)
+{
+    return memory_adjoins(&c->memory, granule);
+}
+
+static bool is_passing(const struct cache *c, uint32_t granule)
+{
+    return atomic_load_explicit(&c->words[granule], memory_order_relaxed) & WORD_PASSING;
 }
 
 static void leave_filling(struct cache *c, uint32_t granule, uint32_t word)
 {
     uint32_t was = atomic_exchange_explicit(&c->words[granule], word, memory_order_release);
 
-    assert(was == WORD_FILLING);
+    assert((was & ~(uint32_t)WORD_PASSING) == WORD_FILLING);
     (void)was;
     cache_leave(c);
 }
 
-void cache_publish(struct cache *c, uint32_t granule)
+struct cache_hold cache_publish(struct cache *c, uint32_t granule)
 {
+    struct cache_hold hold = {0};
+
     /* Here, as the thread that fills has time, and the one that serves a fault has none. */
-    memfd_map(&c->memory, granule * GRANULE_BYTES,
-              round_up(cache_granule_bytes(c, granule), PAGE_BYTES));
-    leave_filling(c, granule, WORD_READY);
+    memory_settle(&c->memory, granule * GRANULE_BYTES, account_bytes(c, granule));
+    if (is_passing(c, granule)) {
+        set_count(&c->set->not_kept, 1);
+        hold = passing_add(c->set, c, granule);
+        leave_filling(c, granule, WORD_READY | WORD_PASSING);
+    } else {
+        leave_filling(c, granule, WORD_READY);
+    }
+    return hold;
+}
+
+/* Gives its memory back, which makes it absent. If that fails the next fill takes it over. */
+static void give_back(struct cache *c, uint32_t granule)
+{
+    (void)!memory_drop(&c->memory, granule * GRANULE_BYTES, account_bytes(c, granule));
+    release(c, granule, is_passing(c, granule));
+    leave_filling(c, granule, WORD_ABSENT);
 }
 
 void cache_abandon(struct cache *c, uint32_t granule)
 {
-    leave_filling(c, granule, WORD_ABSENT);
+    struct cache_set *set = c->set;
+    bool passing = is_passing(c, granule);
+
+    give_back(c, granule);
+    if (passing)
+        passing_put(set, 1);
+}
+
+int cache_fill_error(const struct cache *c, uint32_t granule, int error)
+{
+    if (error != -EFAULT)
+        return error;
+    return memory_why(&c->memory, granule * GRANULE_BYTES, account_bytes(c, granule));
+}
+
+bool granule_begin_drop(struct cache *c, uint32_t granule)
+{
+    uint32_t word = WORD_READY | WORD_PASSING;
+
+    /* Acquire pairs with the release of the last unpin: nobody reads it any more. */
+    if (!atomic_compare_exchange_strong_explicit(&c->words[granule], &word,
+                                                 WORD_FILLING | WORD_PASSING, memory_order_acquire,
+                                                 memory_order_relaxed))
+        return false;
+    if (cache_enter(c) == 0)
+        return true;
+    /* Whoever closes it has not come to the words yet, as that takes us off the list first. */
+    atomic_store_explicit(&c->words[granule], WORD_READY | WORD_PASSING, memory_order_release);
+    return false;
+}
+
+void granule_end_drop(struct cache *c, uint32_t granule)
+{
+    give_back(c, granule);
 }
 
 /* --- reading --- */
@@ -95,7 +194,7 @@ const void *cache_pin(struct cache *c, uint32_t granule)
             return NULL;
     } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word, word + WORD_PIN,
                                                     memory_order_acquire, memory_order_relaxed));
-    return c->memory.view + granule * GRANULE_BYTES;
+    return memory_view(&c->memory, granule * GRANULE_BYTES);
 }
 
 void cache_unpin(struct cache *c, uint32_t granule)
@@ -105,7 +204,7 @@ void cache_unpin(struct cache *c, uint32_t granule)
 
     assert(was >= WORD_READY + WORD_PIN);
     /* The last pin of a cache that is being closed; from here on it may be gone. */
-    if (was == WORD_READY + WORD_CLOSED + WORD_PIN)
+    if ((was & ~(uint32_t)WORD_PASSING) == WORD_READY + WORD_CLOSED + WORD_PIN)
         word_wake(word);
 }
 
@@ -118,7 +217,7 @@ int granules_read(struct cache *c, uint64_t off, void *buf, size_t len)
 
         if (!cache_pin(c, granule))
             return -ENODATA;
-        r = memfd_read(&c->memory, off, buf, n);
+        r = memory_read(&c->memory, off, buf, n);
         cache_unpin(c, granule);
         if (r < 0)
             return r;
@@ -148,5 +247,5 @@ void granules_close(struct cache *c)
             atomic_fetch_or_explicit(&c->words[g], WORD_CLOSED, memory_order_relaxed);
     }
     for (uint32_t g = 0; g < c->granules; g++)
-        word_wait(&c->words[g], ~(uint32_t)WORD_STATE);
+        word_wait(&c->words[g], ~(uint32_t)(WORD_PIN - 1));
 }

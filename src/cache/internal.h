@@ -8,21 +8,22 @@
 
 #include "base/units.h"
 #include "cache/cache.h"
-#include "cache/memfd.h"
-
-enum cache_kind { CACHE_KIND_READ_THROUGH, CACHE_KIND_OVERLAY };
+#include "cache/memory.h"
+#include "cache/set_internal.h"
 
 /*
- * The word of a granule: its state, whether the cache is being closed, and in the bits above how
- * often it is pinned. Only a ready granule is pinned, and only a ready one is marked as closed.
+ * The word of a granule: its state, whether the cache is being closed, whether it will not be kept,
+ * and in the bits above how often it is pinned. Only a ready granule is pinned, and only a ready
+ * one is marked as closed.
  */
 enum {
     WORD_ABSENT = 0,
-    WORD_FILLING = 1,
+    WORD_FILLING = 1, /* or being dropped */
     WORD_READY = 2,
     WORD_CLOSED = 4,
     WORD_STATE = 7, /* all of the above */
-    WORD_PIN = 8
+    WORD_PASSING = 8,
+    WORD_PIN = 16
 };
 
 /* In cache.users: closed; the bits below count calls and fills under way. */
@@ -32,14 +33,17 @@ struct cache {
     /* [a] apart from what a pin reads, as every call and every fill changes it. */
     _Alignas(64) _Atomic(uint32_t) users;
     enum cache_kind kind;
+    struct cache_set *set; /* borrowed */
     uint64_t size_bytes;
     uint32_t blocks; /* of an overlay; 0 otherwise */
     bool guarded;
-    _Atomic(uint8_t) *states;  /* owned: [a] enum cache_block, one per block; NULL without */
-    _Atomic(uint64_t) changes; /* [a] odd while the owner writes, another number after it */
+    _Atomic(uint8_t) *states;        /* owned: [a] enum cache_block, one per block; NULL without */
+    _Atomic(uint64_t) changes;       /* [a] odd while the owner writes, another number after it */
+    _Atomic(uint64_t) kept_bytes;    /* [a] taken, and charged to the set's budget if it has one */
+    _Atomic(uint64_t) passing_bytes; /* [a] taken besides */
 
-    _Alignas(64) struct memfd memory; /* owned: touched by users and under pins only */
-    _Atomic(uint32_t) *words;         /* owned: [a] one per granule; of an overlay all absent */
+    _Alignas(64) struct memory memory; /* owned: touched by users and under pins only */
+    _Atomic(uint32_t) *words;          /* owned: [a] one per granule; of an overlay all absent */
     uint32_t granules;
 };
 
@@ -69,6 +73,17 @@ bool granules_present(const struct cache *c, uint64_t off, uint64_t len);
 
 /** granules_close() - nothing can be pinned any more, and nothing is. No fill is under way. */
 void granules_close(struct cache *c);
+
+/**
+ * granule_begin_drop() - let nobody pin a passing granule any more
+ *
+ * For whoever sees to it that the cache is not destroyed until this has returned. Makes no system
+ * call. Returns false if it is pinned or the cache is closed; otherwise granule_end_drop() follows.
+ */
+[[gnu::warn_unused_result]] bool granule_begin_drop(struct cache *c, uint32_t granule);
+
+/** granule_end_drop() - give its memory back; then it is absent */
+void granule_end_drop(struct cache *c, uint32_t granule);
 
 /* --- overlay.c; the same --- */
 

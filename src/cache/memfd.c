@@ -1,34 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cache/memfd.h"
 
+/*
+ * Backing `memfd`: a sealed, sparse memfd, which is memory that is never written back anywhere. It
+ * is mapped to be read through a guard (cache/guard.h), so that a page which is not there is an
+ * error and not zeros, and, where somebody fills it by address, a second time to be written.
+ */
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
+#include <stdio.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
+#include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/file.h"
+#include "base/uuid.h"
 #include "cache/guard.h"
+#include "cache/memory.h"
 
-static void unmap(const void *map, size_t bytes)
+static int memfd_open(struct memory *m, const struct memory_options *o)
 {
-    if (map)
-        munmap((void *)(uintptr_t)map, bytes);
-}
-
-static void *map_shared(int fd, size_t bytes, int prot)
-{
-    void *map = mmap(NULL, bytes, prot, MAP_SHARED, fd, 0);
-
-    return map == MAP_FAILED ? NULL : map;
-}
-
-static int set_up(struct memfd *m, const char *name, bool fill)
-{
+    char id[UUID_TEXT_BYTES], name[128];
     void *view;
 
+    snprintf(name, sizeof(name), "thaw:%.8s:%s", uuid_format(o->build, id), o->object);
     m->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (m->fd < 0)
         return -errno;
@@ -36,88 +29,47 @@ static int set_up(struct memfd *m, const char *name, bool fill)
         return -errno;
     if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return -errno;
-    m->view = view = map_shared(m->fd, m->bytes, PROT_READ);
+    m->view = view = memory_map(m, PROT_READ);
     if (!view)
         return -errno;
     m->guarded = guard_get(view, m->bytes) == 0;
-    m->fill = fill ? map_shared(m->fd, m->bytes, PROT_READ | PROT_WRITE) : NULL;
-    return fill && !m->fill ? -errno : 0;
+    m->fill = o->granules ? memory_map(m, PROT_READ | PROT_WRITE) : NULL;
+    return o->granules && !m->fill ? -errno : 0;
 }
 
-int memfd_init(struct memfd *m, const char *name, uint64_t bytes, bool fill)
+static void memfd_close(struct memory *m)
 {
-    int r;
-
-    *m = (struct memfd)MEMFD_INIT;
-    if (bytes == 0)
-        return 0;
-    m->bytes = bytes;
-    r = set_up(m, name, fill);
-    if (r < 0)
-        memfd_finish(m);
-    return r;
-}
-
-void memfd_finish(struct memfd *m)
-{
-    unmap(m->fill, m->bytes);
-    unmap(m->view, m->bytes);
     if (m->guarded)
         guard_put();
-    close_fd(&m->fd);
-    *m = (struct memfd)MEMFD_INIT;
 }
 
-void memfd_map(const struct memfd *m, uint64_t off, size_t len)
+static void memfd_settle(const struct memory *m, uint64_t off, size_t len)
 {
-    /* The kernel maps 16 pages, a granule, with the first fault; it stops at a hole. */
+    /*
+     * Maps it into the view. The kernel maps 16 pages, a granule, with the first fault; it stops
+     * at a hole. Nothing is lost if it fails.
+     */
     (void)madvise((void *)(uintptr_t)(m->view + off), len, MADV_POPULATE_READ);
 }
 
-/* Through a system call, which gets an error where a load would be a SIGBUS. */
-int memfd_read(const struct memfd *m, uint64_t off, void *buf, size_t len)
-{
-    while (len > 0) {
-        struct iovec to = {.iov_base = buf, .iov_len = len};
-        struct iovec from = {.iov_base = (void *)(uintptr_t)(m->view + off), .iov_len = len};
-        ssize_t n = m->guarded ? process_vm_readv(getpid(), &to, 1, &from, 1, 0) : -1;
-
-        if (n < 0 && m->guarded && errno != EPERM && errno != ENOSYS)
-            return -errno;
-        if (n < 0) {
-            /* Nothing to guard against, or a sandbox that forbids the call. */
-            memcpy(buf, m->view + off, len);
-            return 0;
-        }
-        buf = (char *)buf + n;
-        off += (size_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-int memfd_write(const struct memfd *m, uint64_t off, const void *buf, size_t len)
+static int memfd_write(const struct memory *m, uint64_t off, const void *buf, size_t len)
 {
     return file_write_at(m->fd, buf, len, off);
 }
 
-int memfd_punch(const struct memfd *m, uint64_t off, uint64_t len)
+/* There is no disk that could be full: it is memory that could not be had. */
+static int memfd_why(const struct memory *m, uint64_t off, size_t len)
 {
-    int r;
-
-    do
-        r = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    (void)m;
+    (void)off;
+    (void)len;
+    return -ENOMEM;
 }
 
-int64_t memfd_allocated_bytes(const struct memfd *m)
-{
-    struct stat st;
-
-    if (m->fd < 0)
-        return 0;
-    if (fstat(m->fd, &st) < 0)
-        return -errno;
-    return (int64_t)st.st_blocks * 512;
-}
+const struct memory_backing memory_memfd = {
+    .open = memfd_open,
+    .close = memfd_close,
+    .write = memfd_write,
+    .settle = memfd_settle,
+    .why = memfd_why,
+};

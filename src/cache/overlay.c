@@ -59,7 +59,7 @@ int cache_dirty_memory(struct cache *c, uint64_t off, uint64_t len_bytes, const 
         return r;
     if (r != CACHE_BLOCK_DIRTY)
         return -ENODATA;
-    *ret = c->memory.view + off;
+    *ret = memory_view(&c->memory, off);
     return 0;
 }
 
@@ -78,7 +78,7 @@ bool overlay_present(const struct cache *c, uint64_t off, uint64_t len)
 static int read_dirty(const struct cache *c, uint64_t off, void *buf, size_t len, uint32_t end)
 {
     uint64_t changes = atomic_load_explicit(&c->changes, memory_order_acquire);
-    int r = memfd_read(&c->memory, off, buf, len);
+    int r = memory_read(&c->memory, off, buf, len);
     uint32_t still;
 
     if (r != -EFAULT)
@@ -156,28 +156,89 @@ static void set_states(struct cache *c, uint64_t off, uint64_t len, enum cache_b
         atomic_store_explicit(&c->states[b], (uint8_t)state, memory_order_release);
 }
 
+/* --- accounts: a block that is dirty takes its memory, and no other one does --- */
+
+/* The bytes of the blocks in the range that are, or are not, dirty. */
+static uint64_t block_bytes(const struct cache *c, uint64_t off, uint64_t len, bool dirty)
+{
+    uint32_t last = block_end(off, len), n = 0;
+
+    for (uint32_t b = block_of(off); b < last; b++)
+        n += (load(c, b) == CACHE_BLOCK_DIRTY) == dirty;
+    return n * PAGE_BYTES;
+}
+
+static int charge(struct cache *c, uint64_t bytes)
+{
+    if (bytes == 0)
+        return 0;
+    if (!set_charge(c->set, bytes)) {
+        set_count(&c->set->refused, 1);
+        return -ENOSPC;
+    }
+    set_count(&c->kept_bytes, (int64_t)bytes);
+    set_count(&c->set->bytes[c->kind], (int64_t)bytes);
+    return 0;
+}
+
+static void discharge(struct cache *c, uint64_t bytes)
+{
+    if (bytes == 0)
+        return;
+    set_count(&c->kept_bytes, -(int64_t)bytes);
+    set_count(&c->set->bytes[c->kind], -(int64_t)bytes);
+    set_discharge(c->set, bytes);
+}
+
+/* A write has failed half way: blocks that have not become dirty take no memory either. */
+static void undo_write(struct cache *c, uint64_t off, uint64_t len)
+{
+    uint32_t last = block_end(off, len), end;
+
+    for (uint32_t b = block_of(off); b < last; b = end) {
+        if (overlay_run(c, b, last, &end) != CACHE_BLOCK_DIRTY)
+            (void)!memory_drop(&c->memory, b * PAGE_BYTES, (end - b) * PAGE_BYTES);
+    }
+}
+
+/* --- */
+
 int cache_write(struct cache *c, uint64_t off, const void *buf, size_t len)
 {
     int r = begin(c, off, len);
+    uint64_t fresh;
 
     if (r < 0)
         return r;
-    r = memfd_write(&c->memory, off, buf, len);
-    if (r == 0)
+    fresh = block_bytes(c, off, len, false);
+    r = charge(c, fresh);
+    if (r < 0)
+        return end(c, r);
+    r = memory_write(&c->memory, off, buf, len);
+    if (r == 0) {
         set_states(c, off, len, CACHE_BLOCK_DIRTY);
+    } else {
+        undo_write(c, off, len);
+        discharge(c, fresh);
+    }
     return end(c, r);
 }
 
 int cache_write_zeroes(struct cache *c, uint64_t off, uint64_t len_bytes)
 {
     int r = begin(c, off, len_bytes);
+    uint64_t dirty;
 
     if (r < 0)
         return r;
     if (len_bytes > 0) {
+        dirty = block_bytes(c, off, len_bytes, true);
         /* First the state: whoever then runs into the hole finds out why. */
         set_states(c, off, len_bytes, CACHE_BLOCK_ZERO);
-        r = memfd_punch(&c->memory, off, round_up(len_bytes, PAGE_BYTES));
+        r = memory_drop(&c->memory, off, round_up(len_bytes, PAGE_BYTES));
+        /* What cannot be given back stays charged, until the cache is closed. */
+        if (r == 0)
+            discharge(c, dirty);
     }
     return end(c, r);
 }

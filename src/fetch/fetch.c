@@ -26,14 +26,16 @@ static int flights_create(struct fetch *f)
     return 0;
 }
 
-int fetch_create(struct fetch **ret, struct thaw_error *e)
+int fetch_create(struct cache_set *caches, struct fetch **ret, struct thaw_error *e)
 {
     struct fetch *f = calloc(1, sizeof(*f));
     int r;
 
     if (!f)
         return err_set(e, -ENOMEM, "no memory for the fetcher");
+    f->caches = caches;
     pthread_mutex_init(&f->mu, NULL);
+    pthread_mutex_init(&f->objects_mu, NULL);
     r = flights_create(f);
     if (r < 0) {
         fetch_destroy(f);
@@ -41,6 +43,11 @@ int fetch_create(struct fetch **ret, struct thaw_error *e)
     }
     *ret = f;
     return 0;
+}
+
+struct cache_set *fetch_caches(const struct fetch *f)
+{
+    return f->caches;
 }
 
 void fetch_destroy(struct fetch *f)
@@ -52,6 +59,7 @@ void fetch_destroy(struct fetch *f)
         free(f->flights[i].sums_decoded);
     }
     free(f->flights);
+    pthread_mutex_destroy(&f->objects_mu);
     pthread_mutex_destroy(&f->mu);
     free(f);
 }
@@ -64,62 +72,6 @@ struct fetch_counters fetch_counters(const struct fetch *f)
         .failed = atomic_load_explicit(&f->failed, memory_order_relaxed),
         .unverified_bytes = atomic_load_explicit(&f->unverified_bytes, memory_order_relaxed),
     };
-}
-
-static int object_init(struct fetch_object *o, const struct fetch_object_options *options,
-                       struct thaw_error *e)
-{
-    int r = cache_create(&options->build, options->name, options->size_bytes, &o->cache, e);
-
-    if (r < 0)
-        return r;
-    r = store_object_open(options->store, &options->build, options->name, &o->data);
-    if (r == 0 && options->sums_name && *options->sums_name) {
-        r = store_object_open(options->store, &options->build, options->sums_name, &o->sums.object);
-        if (r == 0)
-            r = sums_table_init(&o->sums, options->size_bytes);
-    }
-    if (r < 0)
-        return err_errno(e, r, "opening object %s", options->name);
-    o->chunks = calloc(div_round_up(options->size_bytes, CHUNK_BYTES) + 1, sizeof(struct flight *));
-    return o->chunks ? 0 : err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
-}
-
-int fetch_object_open(struct fetch *f, const struct fetch_object_options *options,
-                      struct fetch_object **ret, struct thaw_error *e)
-{
-    struct fetch_object *o = calloc(1, sizeof(*o));
-    int r;
-
-    if (!o)
-        return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
-    o->fetch = f;
-    pthread_mutex_init(&o->mu, NULL);
-    pthread_cond_init(&o->landed, NULL);
-    r = object_init(o, options, e);
-    if (r < 0) {
-        fetch_object_close(o);
-        return r;
-    }
-    *ret = o;
-    return 0;
-}
-
-void fetch_object_close(struct fetch_object *o)
-{
-    if (!o)
-        return;
-    mutex_lock(&o->mu);
-    while (o->flights > 0)
-        pthread_cond_wait(&o->landed, &o->mu);
-    mutex_unlock(&o->mu);
-    sums_table_finish(&o->sums);
-    store_object_close(o->data);
-    cache_destroy(o->cache);
-    free(o->chunks);
-    pthread_cond_destroy(&o->landed);
-    pthread_mutex_destroy(&o->mu);
-    free(o);
 }
 
 const void *fetch_pin(struct fetch_object *o, uint32_t granule)
@@ -144,49 +96,80 @@ static bool sequential(const struct fetch_object *o, uint32_t granule)
            cache_state(o->cache, granule + 1) == CACHE_ABSENT;
 }
 
+/* The flights that a request has in hand: it takes them before it knows whether it needs them. */
+struct tickets {
+    struct flight *fresh, *ahead;           /* owned, may be NULL: not used yet */
+    struct flight *started, *started_ahead; /* listed, to be launched */
+    struct flight *joined;                  /* the flight that carries the granule */
+};
+
+static int list_locked(struct fetch_object *o, uint32_t granule, struct tickets *t)
+{
+    int r = flight_list_locked(o, t->fresh, granule);
+
+    if (r < 0)
+        return -EAGAIN; /* not absent any more */
+    t->joined = t->started = TAKE_PTR(t->fresh);
+    if (t->ahead && flight_list_locked(o, t->ahead, granule + 1) == 0)
+        t->started_ahead = TAKE_PTR(t->ahead);
+    return 0;
+}
+
+/*
+ * Finds or makes the flight for w->granule and joins it. Returns: 0; -EALREADY: it is there;
+ * -ENOBUFS: it must wait for a flight; -EAGAIN: it has just changed; -ESHUTDOWN.
+ */
+static int join_locked(struct fetch_object *o, struct fetch_waiter *w, enum io_priority priority,
+                       struct tickets *t)
+{
+    enum cache_state state = cache_state(o->cache, w->granule);
+    int r = 0;
+
+    if (state == CACHE_READY)
+        return -EALREADY;
+    if (state == CACHE_CLOSED)
+        return -ESHUTDOWN;
+    t->joined = flight_find_locked(o, w->granule);
+    if (state == CACHE_ABSENT && t->fresh)
+        r = list_locked(o, w->granule, t);
+    else if (!t->joined)
+        r = state == CACHE_ABSENT ? -ENOBUFS : -EAGAIN; /* or it is being dropped */
+    if (r < 0)
+        return r;
+    w->next = t->joined->waiters;
+    t->joined->waiters = w;
+    if (priority == IO_DEMAND)
+        atomic_store(&t->joined->demanded, true);
+    return 0;
+}
+
 int fetch_want(struct fetch_object *o, uint32_t granule, enum io_priority priority,
                struct fetch_waiter *w)
 {
-    bool read_ahead = sequential(o, granule);
-    struct flight *fresh = flight_take(o->fetch, priority);
-    struct flight *ahead = fresh && read_ahead ? flight_take(o->fetch, IO_BACKGROUND) : NULL;
-    struct flight *started = NULL, *started_ahead = NULL, *fl;
-    enum cache_state state;
-    bool parked = false;
+    struct fetch *f = o->fetch;
+    struct tickets t = {.fresh = flight_take(f, priority, 1)};
+    int r;
 
+    if (t.fresh && sequential(o, granule))
+        t.ahead = flight_take(f, IO_BACKGROUND, READ_AHEAD_GRANULES);
     w->granule = granule;
     mutex_lock(&o->mu);
-    state = cache_state(o->cache, granule);
-    fl = state == CACHE_READY ? NULL : flight_find_locked(o, granule);
-    if (state == CACHE_ABSENT && fresh) {
-        flight_list_locked(o, fresh, granule, 1);
-        fl = started = TAKE_PTR(fresh);
-        if (ahead && cache_state(o->cache, granule + 1) == CACHE_ABSENT) {
-            flight_list_locked(o, ahead, granule + 1, READ_AHEAD_GRANULES);
-            started_ahead = TAKE_PTR(ahead);
-        }
-    }
-    if (fl) {
-        w->next = fl->waiters;
-        fl->waiters = w;
-        if (priority == IO_DEMAND)
-            atomic_store(&fl->demanded, true);
-    } else {
-        parked = state == CACHE_ABSENT;
-    }
+    r = join_locked(o, w, priority, &t);
     mutex_unlock(&o->mu);
 
-    if (started)
-        flight_launch(started, priority);
-    else if (fl && priority == IO_DEMAND)
-        flight_hurry(o->fetch, fl);
-    if (started_ahead)
-        flight_launch(started_ahead, IO_BACKGROUND);
-    flight_put(o->fetch, fresh);
-    flight_put(o->fetch, ahead);
-    if (parked)
-        flight_park(o->fetch, w, priority);
-    return state == CACHE_READY ? -EALREADY : 0;
+    if (t.started)
+        flight_launch(t.started, priority);
+    else if (r == 0 && priority == IO_DEMAND)
+        flight_hurry(f, t.joined);
+    if (t.started_ahead)
+        flight_launch(t.started_ahead, IO_BACKGROUND);
+    flight_put(f, t.fresh);
+    flight_put(f, t.ahead);
+    if (r == -ENOBUFS)
+        flight_park(f, w, priority);
+    else if (r == -EAGAIN || r == -ESHUTDOWN)
+        waiter_finish(w, r);
+    return r == -EALREADY ? r : 0;
 }
 
 int64_t fetch_allocated_bytes(const struct fetch_object *o)

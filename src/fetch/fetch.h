@@ -14,14 +14,20 @@
  *     fetch_want() == 0    ->  a message will come; then pin (or see why not) again
  *     fetch_want() < 0     ->  -EALREADY: it has just become ready, pin now
  *
- * Invariants. A granule is FILLING in the cache exactly while one flight of its object carries it;
- * both change together under the object's lock, except that publishing comes first: whoever misses
- * the flight then finds the granule. The lock is a leaf: no system call and no callback under it.
- * A failed granule is absent again before its waiters are told, so the next request tries anew.
- * A granule is published only when its sum holds (or when the object has no sums: see below).
+ * Invariants. A granule that no flight of its object carries is not FILLING, but for the moment in
+ * which the cache drops it; it begins to be, and is listed, under the object's lock. Publishing and
+ * abandoning come before the flight is taken off the list: whoever misses the flight finds how it
+ * ended. The lock is a leaf: no system call and no callback under it. A failed granule is absent
+ * again before its waiters are told, so the next request tries anew. A granule is published only
+ * when its sum holds (or when the object has no sums: see below).
  *
- * Flights come from a fixed pool. When it is empty a waiter is parked, and told -EAGAIN as soon as
- * a flight is free again. Nothing is allocated after fetch_create() and fetch_object_open().
+ * Flights come from a fixed pool, and take room in the cache with them. When there is neither, a
+ * waiter is parked, and told -EAGAIN when that may have changed. Nothing is allocated after
+ * fetch_create() and fetch_object_open().
+ *
+ * When the memory budget is spent a granule is served, but not kept (cache/set.h). It stays until
+ * the messages of all who waited for it have been delivered: who pins it in his deliver function
+ * finds it there. Later it may be gone, and has to be asked for again.
  */
 
 #include <stdbool.h>
@@ -29,6 +35,7 @@
 
 #include "base/mailbox.h"
 #include "base/units.h"
+#include "cache/set.h"
 #include "kernel/io.h"
 #include "store/store.h"
 
@@ -48,8 +55,12 @@ struct fetch_waiter {
     struct mailbox *to;
     int result;
 
-    uint32_t granule;          /* fetch only */
-    struct fetch_waiter *next; /* fetch only */
+    /* Fetch only. */
+    uint32_t granule;
+    struct fetch_waiter *next;
+    struct fetch *fetch;
+    struct cache_hold hold; /* on the granule, until deliver has returned */
+    void (*deliver)(struct message *self);
 };
 
 /**
@@ -64,10 +75,17 @@ struct fetch_counters {
     uint64_t unverified_bytes;
 };
 
-/** fetch_create() - the machinery that all objects of a process share */
-[[gnu::warn_unused_result]] int fetch_create(struct fetch **ret, struct thaw_error *e);
+/**
+ * fetch_create() - the machinery that all objects of a process share
+ * @caches: what their caches are made with; borrowed, must outlive it
+ */
+[[gnu::warn_unused_result]] int fetch_create(struct cache_set *caches, struct fetch **ret,
+                                             struct thaw_error *e);
 
-/** fetch_destroy() - all objects must be closed. NULL is allowed. */
+/** fetch_caches() - what it was created with */
+struct cache_set *fetch_caches(const struct fetch *f);
+
+/** fetch_destroy() - all objects must be closed and all messages delivered. NULL is allowed. */
 void fetch_destroy(struct fetch *f);
 
 /** fetch_counters() - a snapshot. Any thread. */
@@ -87,12 +105,21 @@ struct fetch_object_options {
     uint64_t size_bytes;
 };
 
-/** fetch_object_open() - an object with an empty cache. Reads nothing. */
+/**
+ * fetch_object_open() - an object with its cache, empty unless somebody has it open. Reads nothing.
+ *
+ * Whoever opens the same object of the same store shares it. Any thread; blocks. Returns: 0, or
+ * -errno; -ESTALE when it is open with another size.
+ */
 [[gnu::warn_unused_result]] int fetch_object_open(struct fetch *f,
                                                   const struct fetch_object_options *options,
                                                   struct fetch_object **ret, struct thaw_error *e);
 
-/** fetch_object_close() - wait for its flights to land, then release it. NULL is allowed. */
+/**
+ * fetch_object_close() - have no more to do with it; NULL is allowed
+ *
+ * The caller awaits no message. The last one to close waits for flights to land, and releases it.
+ */
 void fetch_object_close(struct fetch_object *o);
 
 /** fetch_pin() - the memory of @granule if it is ready, to be unpinned soon; NULL otherwise */
@@ -107,7 +134,8 @@ bool fetch_ready(const struct fetch_object *o, uint32_t granule);
  * fetch_want() - ask for a granule that could not be pinned
  * @w: with msg.deliver and to set; fetch's until its message is delivered
  *
- * Asking for the granule after one that is there or under way reads a few more ahead.
+ * Asking for the granule after one that is there or under way reads a few more ahead. In a closed
+ * cache the message says -ESHUTDOWN.
  *
  * Returns: 0 when @w will get a message, -EALREADY when the granule became ready meanwhile (@w is
  * then free at once). Any thread.

@@ -6,11 +6,11 @@
  * Verification runs where the last read completes, on the I/O thread: the sum of a granule takes
  * a few microseconds, a message to another processor and back takes a hundred.
  */
-#include "fetch/internal.h"
-
-#include <assert.h>
 #include <errno.h>
 #include <string.h>
+
+#include "cache/bus.h"
+#include "fetch/internal.h"
 
 static struct flight *take_locked(struct fetch *f, enum io_priority priority)
 {
@@ -23,11 +23,21 @@ static struct flight *take_locked(struct fetch *f, enum io_priority priority)
     return fl;
 }
 
-struct flight *flight_take(struct fetch *f, enum io_priority priority)
+struct flight *flight_take(struct fetch *f, enum io_priority priority, uint32_t granules)
 {
-    LOCK_SCOPE(&f->mu);
+    struct cache_room room;
+    struct flight *fl;
 
-    return take_locked(f, priority);
+    if (cache_room_take(f->caches, granules, priority == IO_DEMAND, &room) < 0)
+        return NULL;
+    mutex_lock(&f->mu);
+    fl = take_locked(f, priority);
+    mutex_unlock(&f->mu);
+    if (fl)
+        fl->room = room;
+    else
+        cache_room_put(f->caches, &room); /* who waits for room is sent for by one of the flights */
+    return fl;
 }
 
 /* The oldest one parked, in a list of its own. */
@@ -55,20 +65,25 @@ static struct fetch_waiter *unpark_all(struct parking *p)
     return w;
 }
 
-/* Returns who is to be sent for what has become free: one who may take it. */
+/* One who may take what has become free. */
+static struct fetch_waiter *unpark_next_locked(struct fetch *f)
+{
+    struct fetch_waiter *w = unpark_one(&f->parked[IO_DEMAND]);
+
+    if (!w && f->free_count > FLIGHT_RESERVE)
+        w = unpark_one(&f->parked[IO_BACKGROUND]);
+    return w;
+}
+
+/* Returns who is to be sent for what has become free. */
 static struct fetch_waiter *put_locked(struct fetch *f, struct flight *fl)
 {
-    struct fetch_waiter *w;
-
     fl->next = f->free;
     f->free = fl;
     f->free_count++;
     if (f->free_count == FLIGHT_POOL)
         return unpark_all(f->parked);
-    w = unpark_one(&f->parked[IO_DEMAND]);
-    if (!w && f->free_count > FLIGHT_RESERVE)
-        w = unpark_one(&f->parked[IO_BACKGROUND]);
-    return w;
+    return unpark_next_locked(f);
 }
 
 static void send_back(struct fetch_waiter *w)
@@ -163,6 +178,7 @@ void flight_put(struct fetch *f, struct flight *fl)
 
     if (!fl)
         return;
+    cache_room_put(f->caches, &fl->room);
     mutex_lock(&f->mu);
     if (fl->background)
         f->background--;
@@ -173,6 +189,21 @@ void flight_put(struct fetch *f, struct flight *fl)
     send_back(w);
     if (next)
         start(next, IO_BACKGROUND);
+}
+
+/* A hold has ended: somebody else may find room now. */
+static void room_made(struct fetch *f)
+{
+    bool last = !cache_room_awaited(f->caches);
+    struct fetch_waiter *w;
+
+    mutex_lock(&f->mu);
+    if (last)
+        w = unpark_all(f->parked);
+    else
+        w = unpark_next_locked(f);
+    mutex_unlock(&f->mu);
+    send_back(w);
 }
 
 void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority)
@@ -187,11 +218,11 @@ void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority prior
     else
         p->first = w;
     p->last = w;
-    fl = take_locked(f, priority);
-    /* One was given back since the caller looked: nobody else would send the waiter for it. */
-    w = fl ? put_locked(f, fl) : NULL;
     mutex_unlock(&f->mu);
-    send_back(w);
+    /* Both may have been given back since the caller looked: nobody else would send the waiter. */
+    fl = flight_take(f, priority, 1);
+    if (fl)
+        flight_put(f, fl);
 }
 
 void waiter_finish(struct fetch_waiter *w, int result)
@@ -200,8 +231,33 @@ void waiter_finish(struct fetch_waiter *w, int result)
     mailbox_post(w->to, &w->msg);
 }
 
-void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first, uint32_t max)
+/* On the waiter's thread. Its deliver function may be the end of @m. */
+static void deliver_held(struct message *m)
 {
+    struct fetch_waiter *w = container_of(m, struct fetch_waiter, msg);
+    struct cache_hold hold = w->hold;
+    struct fetch *f = w->fetch;
+
+    m->deliver = w->deliver;
+    m->deliver(m);
+    cache_hold_put(f->caches, hold);
+    room_made(f);
+}
+
+void waiter_serve(struct fetch *f, struct fetch_waiter *w, struct cache_hold hold)
+{
+    if (hold.age != 0) {
+        w->fetch = f;
+        w->hold = cache_hold_share(f->caches, hold);
+        w->deliver = w->msg.deliver;
+        w->msg.deliver = deliver_held;
+    }
+    waiter_finish(w, 0);
+}
+
+int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first)
+{
+    uint32_t max = MIN(fl->room.granules, READ_AHEAD_GRANULES);
     uint32_t end = MIN(cache_granules(o->cache), first + max);
     struct flight **list = &o->chunks[first / CHUNK_GRANULES];
     uint32_t g = first;
@@ -210,11 +266,15 @@ void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t firs
 
     end = MIN(end, (uint32_t)round_down(first, CHUNK_GRANULES) + (uint32_t)CHUNK_GRANULES);
     end = MIN(end, (first / SUMS_PER_PAGE + 1) * SUMS_PER_PAGE);
-    r = cache_reserve(o->cache, g, &memory);
-    assert(r == 0); /* only reservations under this lock leave the absent state */
+    r = cache_reserve(o->cache, g, &fl->room, &memory);
+    if (r < 0)
+        return r;
     fl->data.buf = memory;
-    for (g++; g < end && cache_reserve(o->cache, g, &memory) == 0; g++)
-        ;
+    /* It is read in one piece, so its memory must be one. */
+    for (g++; g < end && cache_adjoins(o->cache, g); g++) {
+        if (cache_reserve(o->cache, g, &fl->room, &memory) < 0)
+            break;
+    }
     fl->object = o;
     fl->first = first;
     fl->count = g - first;
@@ -223,6 +283,7 @@ void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t firs
     fl->next = *list;
     *list = fl;
     o->flights++;
+    return 0;
 }
 
 struct flight *flight_find_locked(const struct fetch_object *o, uint32_t granule)
@@ -249,7 +310,46 @@ static void unlist_locked(struct flight *fl)
     *p = fl->next;
 }
 
-/* Publishes what holds; bit i of the result is set when granule first + i does not. */
+struct check {
+    char *memory;
+    size_t len;
+    const uint64_t *sum; /* NULL: there is none */
+    bool holds;
+};
+
+static void check_granule(void *arg)
+{
+    struct check *c = arg;
+
+    c->holds = !c->sum || sums_of(c->memory, c->len) == *c->sum;
+    /* What follows the object within its last page is zeros, whatever was there before. */
+    memset(c->memory + c->len, 0, round_up(c->len, PAGE_BYTES) - c->len);
+}
+
+/* Whether granule @i of @fl is all there and what it should be: 0 or why not. */
+static int verify_granule(const struct flight *fl, uint32_t i, const uint64_t *sums)
+{
+    struct cache *cache = fl->object->cache;
+    struct check c = {
+        .memory = (char *)fl->data.buf + i * GRANULE_BYTES,
+        .len = cache_granule_bytes(cache, fl->first + i),
+        .sum = sums ? &sums[i] : NULL,
+    };
+    int r;
+
+    if (fl->data_result < (int64_t)(i * GRANULE_BYTES + c.len))
+        return -EBADMSG;
+    /* The memory may be that of a disk, which may fail now. */
+    r = bus_call(check_granule, &c);
+    if (r < 0)
+        return cache_fill_error(cache, fl->first + i, r);
+    return c.holds ? 0 : -EBADMSG;
+}
+
+/*
+ * Publishes what holds, and abandons the rest: bit i of the result is set when granule first + i
+ * does not. Keeps a hold of each in fl->holds.
+ */
 static uint64_t verify(struct flight *fl, int *ret_cause)
 {
     struct fetch_object *o = fl->object;
@@ -257,54 +357,79 @@ static uint64_t verify(struct flight *fl, int *ret_cause)
     uint64_t bad = 0;
     int r = fl->data_result < 0 ? (int)fl->data_result : 0;
 
-    if (r == 0 && o->sums.object)
+    if (r < 0)
+        r = cache_fill_error(o->cache, fl->first, r);
+    else if (o->sums.object)
         r = sums_table_find(&o->sums, fl, &sums);
     for (uint32_t i = 0; i < fl->count; i++) {
-        size_t len = cache_granule_bytes(o->cache, fl->first + i);
-        char *memory = (char *)fl->data.buf + i * GRANULE_BYTES;
-        bool whole = r == 0 && fl->data_result >= (int64_t)(i * GRANULE_BYTES + len);
+        int cause = r < 0 ? r : verify_granule(fl, i, sums);
 
-        if (!whole || (sums && sums_of(memory, len) != sums[i])) {
+        fl->holds[i] = (struct cache_hold){0};
+        if (cause < 0) {
             bad |= UINT64_C(1) << i;
-            *ret_cause = r < 0 ? r : -EBADMSG;
+            *ret_cause = cause;
+            cache_abandon(o->cache, fl->first + i);
             continue;
         }
-        /* What follows the object within its last page is zeros, whatever was there before. */
-        memset(memory + len, 0, round_up(len, PAGE_BYTES) - len);
         if (!sums)
-            atomic_fetch_add_explicit(&o->fetch->unverified_bytes, len, memory_order_relaxed);
-        cache_publish(o->cache, fl->first + i);
+            atomic_fetch_add_explicit(&o->fetch->unverified_bytes,
+                                      cache_granule_bytes(o->cache, fl->first + i),
+                                      memory_order_relaxed);
+        fl->holds[i] = cache_publish(o->cache, fl->first + i);
     }
     return bad;
+}
+
+/* Tells those who wait for granules from @first on, whose holds are in @holds. */
+static void tell(struct fetch *f, struct fetch_waiter *w, uint32_t first, uint64_t bad, int cause,
+                 const struct cache_hold *holds)
+{
+    struct fetch_waiter *next;
+
+    for (; w; w = next) {
+        uint32_t i = w->granule - first;
+
+        next = w->next;
+        if (bad >> i & 1)
+            waiter_finish(w, cause);
+        else
+            waiter_serve(f, w, holds[i]);
+    }
+}
+
+static void put_holds(struct fetch *f, const struct cache_hold *holds, uint32_t count)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < count; i++)
+        any |= cache_hold_put(f->caches, holds[i]);
+    if (any)
+        room_made(f);
 }
 
 static void land(struct flight *fl)
 {
     struct fetch_object *o = fl->object;
     struct fetch *f = o->fetch;
-    struct fetch_waiter *w, *next;
+    struct cache_hold holds[READ_AHEAD_GRANULES];
+    struct fetch_waiter *w;
     int cause = 0;
     uint64_t bad = verify(fl, &cause);
-    uint32_t first = fl->first;
+    uint32_t first = fl->first, count = fl->count;
 
     if (fl->data_result > 0)
         atomic_fetch_add_explicit(&f->read_bytes, (uint64_t)fl->data_result, memory_order_relaxed);
     atomic_fetch_add_explicit(&f->failed, (uint64_t)__builtin_popcountll(bad),
                               memory_order_relaxed);
+    memcpy(holds, fl->holds, count * sizeof(*holds));
     mutex_lock(&o->mu);
-    for (uint32_t i = 0; i < fl->count; i++) {
-        if (bad >> i & 1)
-            cache_abandon(o->cache, first + i);
-    }
     unlist_locked(fl);
     w = TAKE_PTR(fl->waiters);
     mutex_unlock(&o->mu);
 
     flight_put(f, fl);
-    for (; w; w = next) {
-        next = w->next;
-        waiter_finish(w, bad >> (w->granule - first) & 1 ? cause : 0);
-    }
+    tell(f, w, first, bad, cause, holds);
+    put_holds(f, holds, count);
     /* Last: from here on the object may be closed. */
     mutex_lock(&o->mu);
     if (--o->flights == 0)

@@ -31,12 +31,14 @@ struct flight {
     bool queued;                            /* [m] fetch.mu: listed, but not started */
     bool background;                        /* [m] fetch.mu: one of fetch.background */
     _Atomic(bool) demanded;                 /* [a] somebody demands what it carries */
+    struct cache_room room;                 /* owned: what it may still reserve */
     struct fetch_object *object;
     uint32_t first;
     uint32_t count;
     struct fetch_waiter *waiters; /* [m] object.mu */
-    struct store_read data;
+    struct store_read data;       /* into memory of the cache, in one piece */
     struct store_read sums;
+    struct cache_hold holds[READ_AHEAD_GRANULES]; /* owned: on what it has published */
     int64_t data_result;
     int64_t sums_result;
     _Atomic(unsigned) pending; /* [a] reads not finished; the last one verifies */
@@ -51,6 +53,7 @@ struct parking {
 };
 
 struct fetch {
+    struct cache_set *caches; /* borrowed */
     pthread_mutex_t mu;
     struct flight *free;                     /* [m] mu */
     unsigned free_count;                     /* [m] mu */
@@ -58,7 +61,9 @@ struct fetch {
     struct flight *queue_first, *queue_last; /* [m] mu: background flights not started */
     unsigned background;                     /* [m] mu: background flights under way */
     struct flight *flights;                  /* owned: all FLIGHT_POOL of them */
-    _Atomic(uint64_t) flight_count;          /* [a] counters: relaxed */
+    pthread_mutex_t objects_mu;
+    struct fetch_object *objects;   /* [m] objects_mu: those that are open */
+    _Atomic(uint64_t) flight_count; /* [a] counters: relaxed */
     _Atomic(uint64_t) read_bytes;
     _Atomic(uint64_t) failed;
     _Atomic(uint64_t) unverified_bytes;
@@ -75,7 +80,12 @@ struct sums_table {
 enum sums_page_state { SUMS_MISSING, SUMS_STORING, SUMS_LOADED };
 
 struct fetch_object {
-    struct fetch *fetch;       /* borrowed */
+    struct fetch *fetch; /* borrowed */
+    struct store *store; /* borrowed; known by this, build and name */
+    struct uuid build;
+    char *name;                /* owned */
+    unsigned users;            /* [m] fetch.objects_mu */
+    struct fetch_object *next; /* [m] fetch.objects_mu */
     struct cache *cache;       /* owned */
     struct store_object *data; /* owned */
     struct sums_table sums;
@@ -106,8 +116,8 @@ bool sums_table_loaded(const struct sums_table *t, uint32_t granule);
 
 /* --- flight.c --- */
 
-/** flight_take() - one from the pool, or NULL. Not under an object's lock. */
-struct flight *flight_take(struct fetch *f, enum io_priority priority);
+/** flight_take() - one from the pool, with room for @granules; or NULL. Not under a lock. */
+struct flight *flight_take(struct fetch *f, enum io_priority priority, uint32_t granules);
 
 /**
  * flight_put() - give one back, and send a parked waiter for it; all of them when every flight is
@@ -115,17 +125,24 @@ struct flight *flight_take(struct fetch *f, enum io_priority priority);
  */
 void flight_put(struct fetch *f, struct flight *fl);
 
-/** flight_park() - let @w wait for a flight; it will be sent back with -EAGAIN. Not under a lock.
+/**
+ * flight_park() - let @w wait for a flight and for room; it will be sent back with -EAGAIN
+ *
+ * Not under a lock. Nobody stays parked for ever: as long as he is, either a flight is out or room
+ * or a hold is awaited. The end of each sends one who is parked, and the last one sends all.
  */
 void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority);
 
 /**
  * flight_list_locked() - reserve granules and put @fl on the list of their chunk
  *
- * The run begins at @first, which must be absent, and takes up to @max granules that are absent
- * too, in the same chunk and page of sums.
+ * The run begins at @first and takes as many granules as it has room for and are absent too, in the
+ * same chunk and page of sums, and have their memory one after the other.
+ *
+ * Returns: 0, or as cache_reserve() of @first.
  */
-void flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first, uint32_t max);
+[[gnu::warn_unused_result]] int flight_list_locked(struct fetch_object *o, struct flight *fl,
+                                                   uint32_t first);
 
 /** flight_find_locked() - the flight that carries @granule, or NULL */
 struct flight *flight_find_locked(const struct fetch_object *o, uint32_t granule);
@@ -143,5 +160,8 @@ void flight_hurry(struct fetch *f, struct flight *fl);
 
 /** waiter_finish() - set the result of @w and send its message; @w is gone afterwards */
 void waiter_finish(struct fetch_waiter *w, int result);
+
+/** waiter_serve() - the same with result 0: the granule stays until the message is delivered */
+void waiter_serve(struct fetch *f, struct fetch_waiter *w, struct cache_hold hold);
 
 #endif

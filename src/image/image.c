@@ -49,6 +49,11 @@ void image_close(struct image *im)
     free(im);
 }
 
+struct cache_set *image_caches(const struct image *im)
+{
+    return fetch_caches(im->layers.fetch);
+}
+
 uint64_t image_bytes(const struct image *im)
 {
     return im->header->size_bytes;

@@ -17,6 +17,7 @@
 #include "image/build.h"
 #include "kernel/io.h"
 
+struct cache_set;
 struct fetch;
 struct fetch_waiter;
 struct image;
@@ -39,6 +40,9 @@ void image_close(struct image *im);
 
 DEFINE_CLEANUP(struct image, image_close);
 #define CLEANUP_IMAGE CLEANUP(cleanup_image_close)
+
+/** image_caches() - what the caches of its objects are made with */
+struct cache_set *image_caches(const struct image *im);
 
 /** image_bytes() - the size of the image */
 uint64_t image_bytes(const struct image *im);

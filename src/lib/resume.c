@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "cache/set.h"
 #include "fetch/fetch.h"
 #include "kernel/io.h"
 #include "lib/options.h"
@@ -15,6 +16,7 @@
 struct thaw_sandbox {
     struct io_engine *io;
     struct store *store;
+    struct cache_set *caches;
     struct fetch *fetch;
     struct sandbox *sandbox;
 };
@@ -25,6 +27,7 @@ void thaw_sandbox_destroy(struct thaw_sandbox *s)
         return;
     sandbox_destroy(s->sandbox);
     fetch_destroy(s->fetch);
+    cache_set_destroy(s->caches);
     store_close(s->store);
     io_engine_destroy(s->io);
     free(s);
@@ -38,7 +41,9 @@ static int build_up(struct thaw_sandbox *s, const struct thaw_resume_options *o,
     if (r == 0)
         r = store_open(o->store, s->io, false, &s->store, e);
     if (r == 0)
-        r = fetch_create(&s->fetch, e);
+        r = cache_set_create(&(struct cache_set_options){0}, &s->caches, e);
+    if (r == 0)
+        r = fetch_create(s->caches, &s->fetch, e);
     if (r == 0)
         r = sandbox_resume(
             &(struct sandbox_options){

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "base/uuid.h"
+#include "cache/set.h"
 #include "fetch/fetch.h"
 #include "format/manifest.h"
 #include "format/metadata.h"
@@ -26,6 +27,7 @@ struct build_fixture {
     char *folder;
     struct io_engine *io;
     struct store *store;
+    struct cache_set *caches;
     struct fetch *fetch;
     struct uuid id;
     struct manifest *manifest;
@@ -46,7 +48,8 @@ static inline void build_fixture_init(struct build_fixture *f, const void *memor
     close(fd);
     assert_int_equal(io_engine_create(IO_KIND_AUTO, &f->io, &e), 0);
     assert_int_equal(store_open(f->folder, f->io, false, &f->store, &e), 0);
-    assert_int_equal(fetch_create(&f->fetch, &e), 0);
+    assert_int_equal(cache_set_create(&(struct cache_set_options){0}, &f->caches, &e), 0);
+    assert_int_equal(fetch_create(f->caches, &f->fetch, &e), 0);
     assert_int_equal(uuid_random(&f->id), 0);
     assert_int_equal(metadata_create(&metadata), 0);
     assert_int_equal(build_create(f->store, &f->id,
@@ -62,6 +65,7 @@ static inline void build_fixture_finish(struct build_fixture *f)
 {
     manifest_destroy(f->manifest);
     fetch_destroy(f->fetch);
+    cache_set_destroy(f->caches);
     store_close(f->store);
     io_engine_destroy(f->io);
     scratch_remove(f->folder);

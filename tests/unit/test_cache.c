@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "base/thread.h"
 
@@ -16,26 +17,26 @@ static void granules_go_through_their_states(void **state)
     const char *pinned;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", 3 * GRANULE_BYTES + 100, &c, NULL), 0);
+    c = new_cache("memfile", 3 * GRANULE_BYTES + 100);
     assert_int_equal(cache_granules(c), 4);
     assert_int_equal(cache_granule_bytes(c, 0), GRANULE_BYTES);
     assert_int_equal(cache_granule_bytes(c, 3), 100);
     assert_int_equal(cache_state(c, 1), CACHE_ABSENT);
     assert_null(cache_pin(c, 1));
 
-    assert_int_equal(cache_reserve(c, 1, (void **)&memory), 0);
+    assert_int_equal(reserve(c, 1, (void **)&memory), 0);
     assert_int_equal(cache_state(c, 1), CACHE_FILLING);
-    assert_int_equal(cache_reserve(c, 1, &again), -EBUSY);
+    assert_int_equal(reserve(c, 1, &again), -EBUSY);
     assert_null(cache_pin(c, 1));
     memset(memory, 'a', GRANULE_BYTES);
     cache_abandon(c, 1);
     assert_int_equal(cache_state(c, 1), CACHE_ABSENT);
 
-    assert_int_equal(cache_reserve(c, 1, (void **)&memory), 0);
+    assert_int_equal(reserve(c, 1, (void **)&memory), 0);
     memset(memory, 'b', GRANULE_BYTES);
     cache_publish(c, 1);
     assert_int_equal(cache_state(c, 1), CACHE_READY);
-    assert_int_equal(cache_reserve(c, 1, &again), -EALREADY);
+    assert_int_equal(reserve(c, 1, &again), -EALREADY);
     pinned = cache_pin(c, 1);
     assert_ptr_equal(cache_pin(c, 1), pinned);
     assert_int_equal(pinned[GRANULE_BYTES - 1], 'b');
@@ -49,32 +50,88 @@ static void granules_go_through_their_states(void **state)
 static void memory_is_taken_as_it_is_filled(void **state)
 {
     struct cache *c;
+    int64_t allocated;
     void *memory;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", 8 * GIB, &c, NULL), 0);
+    c = new_cache("memfile", 8 * GIB);
     assert_int_equal(cache_allocated_bytes(c), 0);
-    assert_int_equal(cache_reserve(c, 100000, &memory), 0);
+    assert_int_equal(reserve(c, 100000, &memory), 0);
     memset(memory, 1, GRANULE_BYTES);
     cache_publish(c, 100000);
-    assert_int_equal(cache_allocated_bytes(c), GRANULE_BYTES);
+    allocated = cache_allocated_bytes(c);
+    assert_int_equal(cache_set_counters(caches).bytes[CACHE_KIND_READ_THROUGH], GRANULE_BYTES);
+    if (backing == CACHE_BACKING_MEMFD)
+        assert_int_equal(allocated, GRANULE_BYTES);
+    else /* with what the file system needs to find it again */
+        assert_in_range(allocated, GRANULE_BYTES, 2 * GRANULE_BYTES);
     cache_destroy(c);
 }
 
-static void its_memory_has_a_name_and_seals(void **state)
+/* What could not be filled takes no memory. */
+static void what_is_abandoned_takes_nothing(void **state)
+{
+    struct cache *c;
+    void *memory;
+
+    (void)state;
+    c = new_cache("memfile", 3 * GRANULE_BYTES + 100);
+    assert_int_equal(reserve(c, 1, &memory), 0);
+    memset(memory, 1, GRANULE_BYTES);
+    cache_abandon(c, 1);
+    assert_int_equal(reserve(c, 3, &memory), 0);
+    memset(memory, 1, PAGE_BYTES);
+    assert_int_equal(cache_set_counters(caches).bytes[CACHE_KIND_READ_THROUGH], PAGE_BYTES);
+    cache_abandon(c, 3);
+    assert_int_equal(cache_allocated_bytes(c), 0);
+    set_is_empty(caches);
+    cache_destroy(c);
+}
+
+/* The only file in the folder, and its name. */
+static void a_file_has_a_name_and_is_removed(void)
+{
+    struct cache *c = new_cache("odd/../name", GRANULE_BYTES);
+    struct dirent **entries;
+    struct stat st;
+
+    assert_int_equal(scandir(cache_folder, &entries, NULL, alphasort), 3); /* with "." and ".." */
+    assert_ptr_equal(strstr(entries[2]->d_name, "thaw-12345678-odd_.._name-"), entries[2]->d_name);
+    assert_int_equal(fstat(find_cache_fd("odd_.._name"), &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    assert_int_equal(st.st_size, GRANULE_BYTES);
+    for (int i = 0; i < 3; i++)
+        free(entries[i]);
+    free(entries);
+    assert_int_equal(cache_close(c), 0);
+    assert_int_equal(find_cache_fd(""), -1);
+    assert_int_equal(scandir(cache_folder, &entries, NULL, alphasort), 2);
+    for (int i = 0; i < 2; i++)
+        free(entries[i]);
+    free(entries);
+    cache_destroy(c);
+}
+
+static void its_memory_has_a_name(void **state)
 {
     struct cache *c;
     int fd;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", GRANULE_BYTES, &c, NULL), 0);
-    fd = find_memfd("/memfd:thaw:12345678:memfile");
+    if (backing == CACHE_BACKING_FILE) {
+        a_file_has_a_name_and_is_removed();
+        return;
+    }
+    c = new_cache("memfile", GRANULE_BYTES);
+    fd = find_cache_fd("memfile");
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, 0), -1);
     assert_int_equal(errno, EPERM);
+    assert_int_equal(ftruncate(fd, 2 * GRANULE_BYTES), -1);
+    assert_int_equal(fcntl(fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
     assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     cache_destroy(c);
-    assert_int_equal(find_memfd("/memfd:thaw:"), -1);
+    assert_int_equal(find_cache_fd(""), -1);
 }
 
 static void size_zero_is_a_cache_too(void **state)
@@ -83,20 +140,24 @@ static void size_zero_is_a_cache_too(void **state)
     char byte;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", 0, &c, NULL), 0);
+    c = new_cache("memfile", 0);
     assert_int_equal(cache_granules(c), 0);
     assert_int_equal(cache_size(c), 0);
     assert_int_equal(cache_allocated_bytes(c), 0);
-    assert_int_equal(find_memfd("/memfd:thaw:"), -1);
+    assert_int_equal(find_cache_fd(""), -1);
     assert_int_equal(cache_read(c, 0, &byte, 0), 0);
     assert_int_equal(cache_read(c, 5, &byte, 1), 0);
     assert_int_equal(cache_present(c, 0, 1), 1);
+    set_is_empty(caches);
     assert_int_equal(cache_close(c), 0);
+    assert_int_equal(cache_allocated_bytes(c), -ESHUTDOWN);
     assert_int_equal(cache_close(c), -ESHUTDOWN);
     assert_int_equal(cache_read(c, 0, &byte, 0), -ESHUTDOWN);
     cache_destroy(c);
     cache_destroy(NULL);
-    assert_int_equal(cache_create(&build, "memfile", 17 * TIB, &c, NULL), -EFBIG);
+    assert_int_equal(
+        cache_create(caches, &(struct cache_options){&build, "memfile", 17 * TIB}, &c, NULL),
+        -EFBIG);
 }
 
 static void a_read_is_short_at_the_end_and_never_of_what_is_absent(void **state)
@@ -106,7 +167,7 @@ static void a_read_is_short_at_the_end_and_never_of_what_is_absent(void **state)
     struct cache *c;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", size, &c, NULL), 0);
+    c = new_cache("memfile", size);
     assert_int_equal(cache_size(c), size);
     fill_granule(c, 1, 'b');
     fill_granule(c, 3, 'd');
@@ -145,7 +206,7 @@ static void it_is_not_written_to(void **state)
     uint64_t run = 7;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", GRANULE_BYTES, &c, NULL), 0);
+    c = new_cache("memfile", GRANULE_BYTES);
     assert_int_equal(cache_write(c, 0, block, sizeof(block)), -EROFS);
     assert_int_equal(cache_write_zeroes(c, 0, sizeof(block)), -EROFS);
     assert_int_equal(cache_block_run(c, 0, 1, &run), -EROFS);
@@ -176,7 +237,7 @@ static void who_pins_takes_no_faults(void **state)
     const char *pinned;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "memfile", 3 * GRANULE_BYTES + 100, &c, NULL), 0);
+    c = new_cache("memfile", 3 * GRANULE_BYTES + 100);
     for (uint32_t g = 1; g < 4; g++)
         fill_granule(c, g, 'a');
     pinned = cache_pin(c, 2);
@@ -200,7 +261,7 @@ static void *fill_with_note(void *arg)
 {
     void *memory;
 
-    assert_int_equal(cache_reserve(shared, 0, &memory), 0);
+    assert_int_equal(reserve(shared, 0, &memory), 0);
     note = 1;
     cache_publish(shared, 0);
     return arg;
@@ -220,7 +281,9 @@ static void publishing_comes_before_pinning_and_unpinning_before_closing(void **
     pthread_t filler, reader;
 
     (void)state;
-    assert_int_equal(cache_create(&build, "x", GRANULE_BYTES, &shared, NULL), 0);
+    note = 0;
+    atomic_store(&read_it, false);
+    shared = new_cache("x", GRANULE_BYTES);
     assert_int_equal(thread_start(&filler, "filler", fill_with_note, NULL), 0);
     while (!cache_pin(shared, 0))
         sched_yield();
@@ -257,7 +320,7 @@ static void *fill_and_read(void *arg)
                 assert_int_equal(pinned[k], pinned[0]);
             assert_int_equal(pinned[0] % GRANULES, g);
             cache_unpin(shared, g);
-        } else if (cache_reserve(shared, g, &memory) == 0) {
+        } else if (reserve(shared, g, &memory) == 0) {
             for (size_t k = 0; k < GRANULE_BYTES / 8; k++)
                 ((uint64_t *)memory)[k] = (uint64_t)i * GRANULES + g;
             if (i % 3)
@@ -274,7 +337,7 @@ static void fillers_and_readers_do_not_meet(void **state)
     pthread_t t[4];
 
     (void)state;
-    assert_int_equal(cache_create(&build, "x", GRANULES * GRANULE_BYTES, &shared, NULL), 0);
+    shared = new_cache("x", GRANULES * GRANULE_BYTES);
     for (uintptr_t i = 0; i < ARRAY_SIZE(t); i++)
         assert_int_equal(thread_start(&t[i], "filler", fill_and_read, (void *)(i + 1)), 0);
     for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
@@ -287,7 +350,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(granules_go_through_their_states),
         cmocka_unit_test(memory_is_taken_as_it_is_filled),
-        cmocka_unit_test(its_memory_has_a_name_and_seals),
+        cmocka_unit_test(what_is_abandoned_takes_nothing),
+        cmocka_unit_test(its_memory_has_a_name),
         cmocka_unit_test(size_zero_is_a_cache_too),
         cmocka_unit_test(a_read_is_short_at_the_end_and_never_of_what_is_absent),
         cmocka_unit_test(it_is_not_written_to),
@@ -296,5 +360,5 @@ int main(void)
         cmocka_unit_test(fillers_and_readers_do_not_meet),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return run_with_each_backing(tests);
 }

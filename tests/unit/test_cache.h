@@ -2,9 +2,13 @@
 #ifndef THAW_TESTS_CACHE_H
 #define THAW_TESTS_CACHE_H
 
-/* What the tests of the cache share. */
+/*
+ * What the tests of the cache share. Each test runs once for each backing, with caches of the set
+ * `caches`; afterwards nothing may be left, neither in its accounts nor in its folder.
+ */
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +16,88 @@
 
 #include "base/units.h"
 #include "cache/cache.h"
+#include "scratch.h"
 #include "unit.h"
 
 static const struct uuid build = {{0x12, 0x34, 0x56, 0x78}};
+
+static enum cache_backing backing;
+static struct cache_set *caches;
+static char *cache_folder; /* of their files */
+
+/* --- sets --- */
+
+static inline struct cache_set *new_set(enum cache_backing with, const char *folder,
+                                        uint64_t budget_bytes)
+{
+    struct cache_set_options options = {
+        .backing = with, .folder = folder, .budget_bytes = budget_bytes};
+    struct cache_set *set;
+
+    assert_int_equal(cache_set_create(&options, &set, NULL), 0);
+    return set;
+}
+
+/** set_is_empty() - as it must be when all caches have been destroyed */
+static inline void set_is_empty(const struct cache_set *set)
+{
+    struct cache_set_counters n = cache_set_counters(set);
+
+    assert_int_equal(n.bytes[CACHE_KIND_READ_THROUGH], 0);
+    assert_int_equal(n.bytes[CACHE_KIND_OVERLAY], 0);
+    assert_int_equal(n.charged_bytes, 0);
+    assert_int_equal(n.passing_bytes, 0);
+}
+
+static inline int caches_set_up(void **state)
+{
+    (void)state;
+    cache_folder = scratch_make();
+    caches = new_set(backing, cache_folder, 0);
+    return 0;
+}
+
+static inline int caches_tear_down(void **state)
+{
+    (void)state;
+    set_is_empty(caches);
+    cache_set_destroy(caches);
+    assert_int_equal(rmdir(cache_folder), 0);
+    free(cache_folder);
+    return 0;
+}
+
+/** run_with_each_backing() - for main(): run a group of tests with each */
+#define run_with_each_backing(tests)                                                               \
+    ({                                                                                             \
+        int failed_ = 0;                                                                           \
+                                                                                                   \
+        for (backing = 0; backing < CACHE_BACKINGS; backing++) {                                   \
+            print_message("backing %s\n", cache_backing_name(backing));                            \
+            failed_ += cmocka_run_group_tests(tests, caches_set_up, caches_tear_down);             \
+        }                                                                                          \
+        failed_;                                                                                   \
+    })
+
+/* --- caches --- */
+
+static inline struct cache *new_cache(const char *object, uint64_t size_bytes)
+{
+    struct cache_options options = {&build, object, size_bytes};
+    struct cache *c;
+
+    assert_int_equal(cache_create(caches, &options, &c, NULL), 0);
+    return c;
+}
+
+static inline struct cache *new_overlay(const char *object, uint64_t size_bytes)
+{
+    struct cache_options options = {&build, object, size_bytes};
+    struct cache *c;
+
+    assert_int_equal(cache_create_overlay(caches, &options, &c, NULL), 0);
+    return c;
+}
 
 /** find_fds() - the descriptors of this process whose target contains @name; the last in *@ret */
 static inline unsigned find_fds(const char *name, int *ret)
@@ -37,13 +120,29 @@ static inline unsigned find_fds(const char *name, int *ret)
     return found;
 }
 
-/** find_memfd() - the descriptor of a cache, found as an operator would: by its name; or -1 */
-static inline int find_memfd(const char *name)
+/** find_cache_fd() - the descriptor of a cache, found as an operator would: by its name; or -1 */
+static inline int find_cache_fd(const char *object)
 {
+    char name[100];
     int fd;
 
+    snprintf(name, sizeof(name),
+             backing == CACHE_BACKING_MEMFD ? "/memfd:thaw:12345678:%s" : "/thaw-12345678-%s",
+             object);
     find_fds(name, &fd);
     return fd;
+}
+
+/** reserve() - with room that is taken for it */
+static inline int reserve(struct cache *c, uint32_t granule, void **ret)
+{
+    struct cache_room room;
+    int r;
+
+    assert_int_equal(cache_room_take(caches, 1, true, &room), 0);
+    r = cache_reserve(c, granule, &room, ret);
+    cache_room_put(caches, &room);
+    return r;
 }
 
 /** fill_granule() - make @granule ready, full of @byte */
@@ -51,9 +150,9 @@ static inline void fill_granule(struct cache *c, uint32_t granule, char byte)
 {
     void *memory;
 
-    assert_int_equal(cache_reserve(c, granule, &memory), 0);
+    assert_int_equal(reserve(c, granule, &memory), 0);
     memset(memory, byte, GRANULE_BYTES);
-    cache_publish(c, granule);
+    cache_hold_put(caches, cache_publish(c, granule));
 }
 
 #endif

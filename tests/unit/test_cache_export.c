@@ -68,7 +68,7 @@ static struct cache *make_overlay(uint64_t size)
 {
     struct cache *c;
 
-    assert_int_equal(cache_create_overlay(&build, "x", size, &c, NULL), 0);
+    c = new_overlay("x", size);
     for (uint32_t b = 0; b * PAGE_BYTES < size; b++) {
         uint64_t off = b * PAGE_BYTES, len = MIN(PAGE_BYTES, size - off);
         uint32_t block[PAGE_BYTES / 4];
@@ -202,14 +202,14 @@ static void nothing_is_a_diff_too(void **state)
     struct stat st;
 
     (void)state;
-    assert_int_equal(cache_create_overlay(&build, "x", 0, &c, NULL), 0);
+    c = new_overlay("x", 0);
     assert_int_equal(cache_export(c, dir_fd, "of-nothing", &dirty, &empty, NULL), 0);
     assert_int_equal(fstatat(dir_fd, "of-nothing", &st, 0), 0);
     assert_int_equal(st.st_size, 0);
     assert_int_equal(dirty.count + empty.count, 0);
     cache_destroy(c);
 
-    assert_int_equal(cache_create_overlay(&build, "x", MIB, &c, NULL), 0);
+    c = new_overlay("x", MIB);
     assert_int_equal(cache_write_zeroes(c, 0, MIB), 0);
     assert_int_equal(cache_export(c, dir_fd, "of-zeros", &dirty, &empty, NULL), 0);
     assert_int_equal(fstatat(dir_fd, "of-zeros", &st, 0), 0);
@@ -254,7 +254,7 @@ static void a_failed_export_leaves_no_file(void **state)
     assert_int_equal(cache_close(c), 0);
     fails_cleanly(c, -ESHUTDOWN, "closed");
     cache_destroy(c);
-    assert_int_equal(cache_create(&build, "x", MIB, &c, NULL), 0);
+    c = new_cache("x", MIB);
     fails_cleanly(c, -EROFS, "only read");
     cache_destroy(c);
 }
@@ -282,6 +282,8 @@ static void what_changes_is_not_exported(void **state)
     pthread_t t;
 
     (void)state;
+    atomic_store(&writing, false);
+    atomic_store(&over, false);
     busy = make_overlay(BLOCKS * PAGE_BYTES);
     assert_int_equal(thread_start(&t, "owner", write_on, NULL), 0);
     while (!atomic_load(&writing))
@@ -306,5 +308,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_changes_is_not_exported, set_up, tear_down),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return run_with_each_backing(tests);
 }

@@ -59,7 +59,7 @@ static int punch(const char *name)
     char path[64];
     int fd;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", find_memfd(name));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", find_cache_fd(name));
     fd = open(path, O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(
@@ -78,7 +78,7 @@ static void a_hole_is_an_error_and_not_zeros(void **state)
 
     (void)state;
     guest_init(&g);
-    assert_int_equal(cache_create(&build, "guarded", 2 * GRANULE_BYTES, &c, NULL), 0);
+    c = new_cache("guarded", 2 * GRANULE_BYTES);
     assert_true(cache_guarded(c));
     fill_granule(c, 0, 'a');
     fill_granule(c, 1, 'b');
@@ -86,7 +86,7 @@ static void a_hole_is_an_error_and_not_zeros(void **state)
     assert_int_equal(install(&g, 0, pinned), 0);
     assert_int_equal(g.memory[PAGE_BYTES - 1], 'a');
 
-    fd = punch("thaw:12345678:guarded");
+    fd = punch("guarded");
     assert_int_equal(cache_allocated_bytes(c), left);
     assert_int_equal(install(&g, HOLE, pinned + HOLE), -EFAULT);
     assert_int_equal(install(&g, HOLE, pinned + HOLE), -EFAULT);
@@ -125,9 +125,9 @@ static void an_export_does_not_invent_zeros(void **state)
 
     (void)state;
     memset(block, 'a', sizeof(block));
-    assert_int_equal(cache_create_overlay(&build, "guarded", 2 * GRANULE_BYTES, &c, NULL), 0);
+    c = new_overlay("guarded", 2 * GRANULE_BYTES);
     assert_int_equal(cache_write(c, 0, block, sizeof(block)), 0);
-    close(punch("thaw:12345678:guarded"));
+    close(punch("guarded"));
     assert_int_equal(cache_read(c, 0, block, PAGE_BYTES), PAGE_BYTES);
     assert_int_equal(cache_read(c, HOLE, block, PAGE_BYTES), -EFAULT);
     assert_int_equal(cache_export(c, dir_fd, "diff", &dirty, &empty, &e), -EFAULT);
@@ -147,8 +147,8 @@ static void one_guard_serves_all_caches(void **state)
 
     (void)state;
     assert_int_equal(find_fds("[userfaultfd]", &fd), 0);
-    assert_int_equal(cache_create(&build, "a", GRANULE_BYTES, &a, NULL), 0);
-    assert_int_equal(cache_create(&build, "b", GRANULE_BYTES, &b, NULL), 0);
+    a = new_cache("a", GRANULE_BYTES);
+    b = new_cache("b", GRANULE_BYTES);
     assert_int_equal(find_fds("[userfaultfd]", &fd), 1);
     assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     cache_destroy(a);
@@ -189,11 +189,11 @@ static int works_without(uint32_t nr, bool guarded)
     const char *pinned;
 
     forbid(nr);
-    if (cache_create(&build, "x", GRANULE_BYTES, &c, NULL) < 0)
+    if (cache_create(caches, &(struct cache_options){&build, "x", GRANULE_BYTES}, &c, NULL) < 0)
         return 3;
     if (cache_guarded(c) != guarded)
         return 4;
-    if (cache_reserve(c, 0, &memory) < 0)
+    if (reserve(c, 0, &memory) < 0)
         return 5;
     memset(memory, 'x', GRANULE_BYTES);
     cache_publish(c, 0);
@@ -241,5 +241,6 @@ int main(void)
         return 77;
     }
     close(fd);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    backing = CACHE_BACKING_MEMFD; /* userfaultfd knows no files of a disk */
+    return cmocka_run_group_tests(tests, caches_set_up, caches_tear_down);
 }

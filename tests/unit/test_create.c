@@ -20,6 +20,7 @@
 static char *folder;
 static struct io_engine *io;
 static struct store *store;
+static struct cache_set *caches;
 static struct fetch *fetch;
 static uint64_t seed;
 
@@ -30,7 +31,8 @@ static int set_up(void **state)
     seed = 1;
     assert_int_equal(io_engine_create(IO_KIND_AUTO, &io, NULL), 0);
     assert_int_equal(store_open(folder, io, false, &store, NULL), 0);
-    assert_int_equal(fetch_create(&fetch, NULL), 0);
+    assert_int_equal(cache_set_create(&(struct cache_set_options){0}, &caches, NULL), 0);
+    assert_int_equal(fetch_create(caches, &fetch, NULL), 0);
     return 0;
 }
 
@@ -38,6 +40,7 @@ static int tear_down(void **state)
 {
     (void)state;
     fetch_destroy(fetch);
+    cache_set_destroy(caches);
     store_close(store);
     io_engine_destroy(io);
     scratch_remove(folder);

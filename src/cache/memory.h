@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_CACHE_MEMORY_H
+#define THAW_CACHE_MEMORY_H
+
+/*
+ * The memory of one cache, and the seam between caches and backings: this is all that the rest of
+ * the cache knows of where bytes are. Above it are states (words, blocks) and the budget; below it
+ * are addresses.
+ *
+ * A backing has a granule's memory where it likes, and for as long as that granule is reserved or
+ * ready: callers ask for each granule's address and do not reckon with the next one's. Both of
+ * today's backings are sparse: one file, mapped as a whole, in which the granules lie in order.
+ *
+ * The caller keeps memory_finish() and whoever uses the memory apart, and whoever writes a piece of
+ * it from whoever reads or drops the same piece; else any thread may call anything.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/units.h"
+#include "cache/set.h"
+
+struct memory;
+struct uuid;
+
+/**
+ * struct memory_options - what it is for
+ * @folder: open, borrowed; for the files of backing `file`
+ * @bytes: a multiple of the page size; 0 takes nothing, not even a descriptor
+ * @granules: it is going to be filled granule by granule, by address
+ */
+struct memory_options {
+    enum cache_backing backing;
+    int folder;
+    const struct uuid *build;
+    const char *object;
+    uint64_t bytes;
+    bool granules;
+};
+
+/**
+ * struct memory_backing - where the backings differ
+ * @shareable: m->fd is a file of a disk, whose blocks other files may be able to share
+ * @open: make m->fd, m->view and m->fill
+ * @close: remove what would outlive them. May be NULL.
+ * @write: copy in; 0 or -errno
+ * @settle: a granule has been filled: do what its readers would have to wait for. May be NULL.
+ * @why: the reason why a granule could not be filled, when a system call said -EFAULT; may write
+ */
+struct memory_backing {
+    bool shareable;
+    int (*open)(struct memory *m, const struct memory_options *o);
+    void (*close)(struct memory *m);
+    int (*write)(const struct memory *m, uint64_t off, const void *buf, size_t len);
+    void (*settle)(const struct memory *m, uint64_t off, size_t len);
+    int (*why)(const struct memory *m, uint64_t off, size_t len);
+};
+
+extern const struct memory_backing memory_memfd;
+extern const struct memory_backing memory_file;
+
+struct memory {
+    const struct memory_backing *backing; /* also when there are no bytes */
+    int fd;                               /* owned; -1 for size 0 */
+    const char *view;                     /* owned: to read; NULL for size 0 */
+    char *fill;                           /* owned: to write; may be NULL, or the same as view */
+    size_t bytes;
+    bool guarded;   /* file/memfd: holes in the view are errors; memfd: a reference to the guard */
+    int folder;     /* file: borrowed */
+    char name[128]; /* file: in the folder; "" if there is none */
+};
+
+#define MEMORY_INIT                                                                                \
+    {                                                                                              \
+        .fd = -1                                                                                   \
+    }
+
+/** memory_init() - none of it is taken yet. Returns: 0 or -errno. */
+[[gnu::warn_unused_result]] int memory_init(struct memory *m, const struct memory_options *o);
+
+/** memory_finish() - release it; safe on MEMORY_INIT */
+void memory_finish(struct memory *m);
+
+/** memory_fill() - where a reserved granule is filled: GRANULE_BYTES, page-aligned */
+static inline void *memory_fill(const struct memory *m, uint32_t granule)
+{
+    return m->fill + granule * GRANULE_BYTES;
+}
+
+/** memory_adjoins() - whether that follows where the granule before it is filled */
+static inline bool memory_adjoins(const struct memory *m, uint32_t granule)
+{
+    (void)m;
+    return granule > 0;
+}
+
+/** memory_settle() - the reserved granule at @off has been filled */
+static inline void memory_settle(const struct memory *m, uint64_t off, size_t len)
+{
+    if (m->backing->settle)
+        m->backing->settle(m, off, len);
+}
+
+/** memory_view() - where a granule is read, or a run of blocks that were written together */
+static inline const void *memory_view(const struct memory *m, uint64_t off)
+{
+    return m->view + off;
+}
+
+/**
+ * memory_read() - copy out
+ *
+ * Returns: 0, or -EFAULT if a page is not there: a hole in a guarded memfd, or a page of a file
+ * that its disk does not give back. Where neither can be noticed there are zeros.
+ */
+[[gnu::warn_unused_result]] int memory_read(const struct memory *m, uint64_t off, void *buf,
+                                            size_t len);
+
+/** memory_write() - copy in; 0, or -ENOSPC, -ENOMEM, -EIO and the like */
+[[gnu::warn_unused_result]] int memory_write(const struct memory *m, uint64_t off, const void *buf,
+                                             size_t len);
+
+/** memory_why() - the error to report when a granule could not be filled; its bytes are lost */
+int memory_why(const struct memory *m, uint64_t off, size_t len);
+
+/** memory_drop() - give whole pages back. Returns: 0 or -errno. */
+[[gnu::warn_unused_result]] int memory_drop(const struct memory *m, uint64_t off, uint64_t len);
+
+/** memory_allocated_bytes() - from fstat(2): st_blocks counts 512-byte units; or -errno */
+int64_t memory_allocated_bytes(const struct memory *m);
+
+/** memory_map() - all of m->fd, shared; NULL and errno on failure. For backings. */
+void *memory_map(const struct memory *m, int prot);
+
+#endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A set of caches: where their files are, and the accounts of what they take. */
+#include "cache/set_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+#define SET_ASIDE (PASSING_PLACES * GRANULE_BYTES) /* of the budget, for passing granules */
+
+static const char *const names[CACHE_BACKINGS] = {
+    [CACHE_BACKING_MEMFD] = "memfd",
+    [CACHE_BACKING_FILE] = "file",
+};
+
+const char *cache_backing_name(enum cache_backing backing)
+{
+    return names[backing];
+}
+
+int cache_backing_parse(const char *name, enum cache_backing *ret)
+{
+    for (unsigned i = 0; i < CACHE_BACKINGS; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *ret = (enum cache_backing)i;
+            return 0;
+        }
+    }
+    return -EINVAL;
+}
+
+/* --- the folder --- */
+
+/* Below $XDG_CACHE_HOME, which must be absolute to count: XDG Base Directory Specification. */
+static int default_folder(char *ret, size_t len)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = 0;
+
+    if (cache && cache[0] == '/')
+        n = snprintf(ret, len, "%s/thaw", cache);
+    else if (geteuid() == 0)
+        n = snprintf(ret, len, "/var/cache/thaw");
+    else if (home && home[0] == '/')
+        n = snprintf(ret, len, "%s/.cache/thaw", home);
+    if (n == 0)
+        return -ENOENT;
+    return (size_t)n < len ? 0 : -ENAMETOOLONG;
+}
+
+/* Makes @path, which is written to, and what is above it. */
+static int make_folders(char *path)
+{
+    for (char *c = path + 1; *c; c++) {
+        int r;
+
+        if (*c != '/')
+            continue;
+        *c = '\0';
+        r = mkdir(path, 0700);
+        *c = '/';
+        /* What cannot be made may be there all the same, such as a read-only "/". */
+        if (r < 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
+            return -errno;
+    }
+    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int folder_open(struct cache_set *set, const char *folder, struct thaw_error *e)
+{
+    char path[PATH_MAX];
+    int r = 0;
+
+    if (!folder)
+        r = default_folder(path, sizeof(path));
+    else if ((size_t)snprintf(path, sizeof(path), "%s", folder) >= sizeof(path))
+        r = -ENAMETOOLONG;
+    if (r < 0)
+        return err_errno(e, r, "finding the folder for caches%s%s", folder ? " " : "",
+                         folder ? "" : "; name one, or set HOME");
+    r = make_folders(path);
+    if (r < 0)
+        return err_errno(e, r, "making the folder for caches, %s", path);
+    set->folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return set->folder < 0 ? err_errno(e, -errno, "opening the folder for caches, %s", path) : 0;
+}
+
+/* --- life --- */
+
+static uint64_t half_of_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
+    uint64_t half = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : GIB;
+
+    return MAX(half, CACHE_BUDGET_MIN);
+}
+
+int cache_set_create(const struct cache_set_options *options, struct cache_set **ret,
+                     struct thaw_error *e)
+{
+    struct cache_set *set CLEANUP_CACHE_SET = calloc(1, sizeof(*set));
+    int r = 0;
+
+    if (!set)
+        return err_set(e, -ENOMEM, "no memory for the caches");
+    pthread_mutex_init(&set->mu, NULL);
+    set->backing = options->backing;
+    /* The pages of a file are the kernel's to take back; those of a memfd are not. */
+    set->charged = options->backing == CACHE_BACKING_MEMFD;
+    set->folder = -1;
+    r = cache_set_budget(set, options->budget_bytes ? options->budget_bytes : half_of_memory());
+    if (r < 0)
+        return err_set(e, r, "a memory budget of %llu bytes is too small: the least is %llu MiB",
+                       (unsigned long long)options->budget_bytes,
+                       (unsigned long long)(CACHE_BUDGET_MIN / MIB));
+    if (set->backing == CACHE_BACKING_FILE)
+        r = folder_open(set, options->folder, e);
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(set);
+    return 0;
+}
+
+void cache_set_destroy(struct cache_set *set)
+{
+    if (!set)
+        return;
+    close_fd(&set->folder);
+    pthread_mutex_destroy(&set->mu);
+    free(set);
+}
+
+int cache_set_budget(struct cache_set *set, uint64_t bytes)
+{
+    if (bytes < CACHE_BUDGET_MIN)
+        return -EINVAL;
+    atomic_store_explicit(&set->budget, bytes, memory_order_relaxed);
+    return 0;
+}
+
+static uint64_t get(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+struct cache_set_counters cache_set_counters(const struct cache_set *set)
+{
+    struct cache_set_counters c = {
+        .backing = set->backing,
+        .budget_bytes = get(&set->budget),
+        .charged_bytes = get(&set->charged_bytes),
+        .passing_bytes = get(&set->passing_bytes),
+        .not_kept = get(&set->not_kept),
+        .evicted = get(&set->evicted),
+        .refused = get(&set->refused),
+    };
+
+    for (unsigned i = 0; i < CACHE_KINDS; i++)
+        c.bytes[i] = get(&set->bytes[i]);
+    return c;
+}
+
+/* --- accounts --- */
+
+bool set_charge(struct cache_set *set, uint64_t bytes)
+{
+    uint64_t charged = get(&set->charged_bytes);
+
+    if (!set->charged)
+        return true;
+    do {
+        uint64_t limit = get(&set->budget) - SET_ASIDE;
+
+        if (charged > limit || bytes > limit - charged)
+            return false;
+    } while (!atomic_compare_exchange_weak_explicit(&set->charged_bytes, &charged, charged + bytes,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
+void set_discharge(struct cache_set *set, uint64_t bytes)
+{
+    if (set->charged)
+        set_count(&set->charged_bytes, -(int64_t)bytes);
+}
+
+int cache_room_take(struct cache_set *set, uint32_t granules, bool demand, struct cache_room *ret)
+{
+    bool kept = set_charge(set, granules * GRANULE_BYTES);
+    int r = kept ? 0 : passing_take(set, granules, demand);
+
+    if (r == 0)
+        *ret = (struct cache_room){.granules = granules, .passing = !kept};
+    return r;
+}
+
+void cache_room_put(struct cache_set *set, struct cache_room *room)
+{
+    if (room->passing)
+        passing_put(set, room->granules);
+    else
+        set_discharge(set, room->granules * GRANULE_BYTES);
+    *room = (struct cache_room){0};
+}

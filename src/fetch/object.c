@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Objects and who shares them: one cache for each, however many sandboxes read it. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "fetch/internal.h"
+
+static int object_init(struct fetch_object *o, const struct fetch_object_options *options,
+                       struct thaw_error *e)
+{
+    struct cache_options cache = {&options->build, options->name, options->size_bytes};
+    int r = cache_create(o->fetch->caches, &cache, &o->cache, e);
+
+    if (r < 0)
+        return r;
+    o->store = options->store;
+    o->build = options->build;
+    o->name = strdup(options->name);
+    if (!o->name)
+        return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
+    r = store_object_open(options->store, &options->build, options->name, &o->data);
+    if (r == 0 && options->sums_name && *options->sums_name) {
+        r = store_object_open(options->store, &options->build, options->sums_name, &o->sums.object);
+        if (r == 0)
+            r = sums_table_init(&o->sums, options->size_bytes);
+    }
+    if (r < 0)
+        return err_errno(e, r, "opening object %s", options->name);
+    o->chunks = calloc(div_round_up(options->size_bytes, CHUNK_BYTES) + 1, sizeof(struct flight *));
+    return o->chunks ? 0 : err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
+}
+
+static void object_destroy(struct fetch_object *o)
+{
+    mutex_lock(&o->mu);
+    while (o->flights > 0)
+        pthread_cond_wait(&o->landed, &o->mu);
+    mutex_unlock(&o->mu);
+    sums_table_finish(&o->sums);
+    store_object_close(o->data);
+    cache_destroy(o->cache);
+    free(o->name);
+    free(o->chunks);
+    pthread_cond_destroy(&o->landed);
+    pthread_mutex_destroy(&o->mu);
+    free(o);
+}
+
+static int object_create_locked(struct fetch *f, const struct fetch_object_options *options,
+                                struct fetch_object **ret, struct thaw_error *e)
+{
+    struct fetch_object *o = calloc(1, sizeof(*o));
+    int r;
+
+    if (!o)
+        return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
+    o->fetch = f;
+    o->users = 1;
+    pthread_mutex_init(&o->mu, NULL);
+    pthread_cond_init(&o->landed, NULL);
+    r = object_init(o, options, e);
+    if (r < 0) {
+        object_destroy(o);
+        return r;
+    }
+    o->next = f->objects;
+    f->objects = o;
+    *ret = o;
+    return 0;
+}
+
+static struct fetch_object *find_locked(const struct fetch *f,
+                                        const struct fetch_object_options *options)
+{
+    struct fetch_object *o = f->objects;
+
+    while (o && (o->store != options->store || uuid_compare(&o->build, &options->build) != 0 ||
+                 strcmp(o->name, options->name) != 0))
+        o = o->next;
+    return o;
+}
+
+int fetch_object_open(struct fetch *f, const struct fetch_object_options *options,
+                      struct fetch_object **ret, struct thaw_error *e)
+{
+    struct fetch_object *o;
+    int r = 0;
+
+    mutex_lock(&f->objects_mu);
+    o = find_locked(f, options);
+    if (o && (uint64_t)cache_size(o->cache) != options->size_bytes) {
+        r = err_set(e, -ESTALE, "object %s is %llu bytes long by one build and %llu by another",
+                    options->name, (unsigned long long)cache_size(o->cache),
+                    (unsigned long long)options->size_bytes);
+    } else if (o) {
+        o->users++;
+        *ret = o;
+    } else {
+        r = object_create_locked(f, options, ret, e);
+    }
+    mutex_unlock(&f->objects_mu);
+    return r;
+}
+
+static void unlist_locked(struct fetch *f, const struct fetch_object *o)
+{
+    struct fetch_object **at = &f->objects;
+
+    while (*at != o)
+        at = &(*at)->next;
+    *at = o->next;
+}
+
+void fetch_object_close(struct fetch_object *o)
+{
+    struct fetch *f;
+    bool last;
+
+    if (!o)
+        return;
+    f = o->fetch;
+    mutex_lock(&f->objects_mu);
+    last = --o->users == 0;
+    if (last)
+        unlist_locked(f, o);
+    mutex_unlock(&f->objects_mu);
+    if (last)
+        object_destroy(o);
+}
