@@ -18,6 +18,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cache/bus.h"
+
 #define HUGE_BYTES (2 * MIB)
 #define HUGE_SUBS  (HUGE_BYTES / PAGE_BYTES)
 
@@ -143,7 +145,8 @@ static uint32_t advance(struct pager *p, struct assembly *a, uint32_t sub)
     }
     granule = image_pin(p->image, &at);
     if (granule) {
-        memcpy(a->buffer + sub * PAGE_BYTES, granule + at.offset, subs * PAGE_BYTES);
+        if (bus_copy(a->buffer + sub * PAGE_BYTES, granule + at.offset, subs * PAGE_BYTES) < 0)
+            a->failure = -EIO;
         image_unpin(p->image, &at);
         mark(a, sub, subs, SUB_DONE);
         return subs;

@@ -12,17 +12,26 @@ static void wake_gone(struct pager *p, struct host_addr addr)
         p->gone = true;
 }
 
+void pager_note_failure(struct pager *p, int cause, struct image_off at, uint64_t pages)
+{
+    struct pager_counters *c = p->counters;
+
+    if (atomic_load_explicit(&c->failure, memory_order_relaxed) == 0) {
+        atomic_store_explicit(&c->failure_at, at.v, memory_order_relaxed);
+        /* Pairs with the acquire in vm_add_status(), as does the other one. */
+        atomic_store_explicit(&c->failure, cause, memory_order_release);
+    }
+    atomic_fetch_add_explicit(&c->failed, pages, memory_order_release);
+}
+
 void page_fail(struct pager *p, uint32_t page, struct host_addr addr, int cause)
 {
     int r;
 
     if (!(p->flags[page] & PAGE_FAILED)) {
         p->flags[page] |= PAGE_FAILED;
-        counter_add(&p->counters->failed, p->page_bytes / PAGE_BYTES);
-        if (p->failure == 0) {
-            p->failure = cause;
-            p->failure_at = (struct image_off){page * p->page_bytes};
-        }
+        pager_note_failure(p, cause, (struct image_off){page * p->page_bytes},
+                           p->page_bytes / PAGE_BYTES);
     }
     r = p->ops->poison(p->uffd, addr, p->page_bytes);
     if (r == -EEXIST)
@@ -166,7 +175,7 @@ enum page_source pager_resolve(struct pager *p, uint32_t page, struct host_addr 
         return SOURCE_REMOVED;
     }
     if (flags & PAGE_FAILED) {
-        page_fail(p, page, addr, p->failure);
+        page_fail(p, page, addr, -EIO); /* why, has been noted */
         return SOURCE_STORE;
     }
     if (flags & PAGE_WAITING)

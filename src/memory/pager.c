@@ -47,7 +47,7 @@ int pager_init(struct pager *p, const struct pager_options *o, struct thaw_error
         .page_bytes = page_bytes,
         .page_count = (uint32_t)(image_bytes(o->image) / page_bytes),
     };
-    r = regions_init(&p->regions, o->handover, p->page_count * page_bytes, e);
+    r = regions_init(&p->regions, o->handover, image_bytes(o->image), e);
     if (r < 0)
         return r;
     r = tables_create(p);
@@ -111,15 +111,17 @@ unsigned pager_waits_out(const struct pager *p)
 /* Registered, but not announced: nobody can say what belongs there. */
 static void fail_stranger(struct pager *p, struct host_addr addr)
 {
-    int r = p->ops->poison(p->uffd, addr, p->page_bytes);
+    uint64_t pages = p->page_bytes / PAGE_BYTES;
+    int r;
 
-    /* Whoever is woken faults again, or finds what is there: no queue is needed for strangers. */
-    if (r == -EAGAIN || r == -EEXIST || r == -ENOENT)
+    pager_note_failure(p, -EPROTO, (struct image_off){0}, pages);
+    r = p->ops->poison(p->uffd, addr, p->page_bytes);
+    /* Whoever is woken faults again, to be counted then, or finds what is there: no queue is needed
+     * for strangers. */
+    if (r == -EAGAIN || r == -EEXIST || r == -ENOENT) {
+        atomic_fetch_sub_explicit(&p->counters->failed, pages, memory_order_relaxed);
         r = p->ops->wake(p->uffd, addr, p->page_bytes);
-    else
-        counter_add(&p->counters->failed, p->page_bytes / PAGE_BYTES);
-    if (p->failure == 0)
-        p->failure = -EPROTO;
+    }
     if (r == -ESRCH)
         p->gone = true;
     else if (r < 0)

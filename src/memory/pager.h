@@ -74,7 +74,13 @@ struct pager_counters {
     _Atomic(uint64_t) data_bytes;   /* bytes copied into the guest */
     _Atomic(uint64_t) removes;      /* REMOVE events */
     _Atomic(uint64_t) retries;      /* installs that the kernel put off */
-    _Atomic(uint64_t) failed;       /* 4 KiB pages that could not be served */
+    /* Why: of the first page that failed. Written before failed is counted and before the page is
+     * poisoned, as that may be the last that anybody hears of the VM: whoever finds failed > 0
+     * finds the reason, too. pager_note_failure() has the order, vm_add_status() its counterpart.
+     */
+    _Atomic(uint64_t) failure_at; /* offset in the image */
+    _Atomic(int) failure;         /* -errno; 0: none */
+    _Atomic(uint64_t) failed;     /* 4 KiB pages that could not be served */
 };
 
 /* A fetch that this pager waits for, for the sake of a page. */
@@ -114,10 +120,8 @@ struct pager {
     void *zeros;                 /* owned: a 2 MiB page of zeros, likewise */
     struct populate *populate;   /* owned; NULL: only what is asked for */
     bool populated;
-    bool gone;   /* the VM's memory no longer exists */
-    bool kill;   /* a page failed and could not be poisoned */
-    int failure; /* cause of the first page that failed, 0: none */
-    struct image_off failure_at;
+    bool gone;                       /* the VM's memory no longer exists */
+    bool kill;                       /* a page failed and could not be poisoned */
     struct pager_counters *counters; /* borrowed */
 };
 
@@ -142,7 +146,7 @@ struct pager_options {
 /**
  * pager_init() - prepare to serve
  *
- * Returns: 0, -ENOMEM, or -EPROTO: the regions do not fit the image.
+ * Returns: 0, -ENOMEM, or -EPROTO: the regions are not the image (see regions_init()).
  */
 [[gnu::warn_unused_result]] int pager_init(struct pager *p, const struct pager_options *o,
                                            struct thaw_error *e);

@@ -64,6 +64,13 @@ static inline struct pager_wait *pager_wait_of(struct message *m)
  */
 enum page_source pager_resolve(struct pager *p, uint32_t page, struct host_addr addr);
 
+/**
+ * pager_note_failure() - count @pages of 4 KiB that cannot be served, and keep the first reason
+ *
+ * To be called before they are poisoned.
+ */
+void pager_note_failure(struct pager *p, int cause, struct image_off at, uint64_t pages);
+
 /** page_fail() - the bytes of @page cannot be had: make accesses fail */
 void page_fail(struct pager *p, uint32_t page, struct host_addr addr, int cause);
 

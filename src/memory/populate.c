@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/bus.h"
+
 #define SLICE_BYTES GRANULE_BYTES
 #define ZERO_BYTES  MIB
 #define AHEAD_BYTES (4 * MIB)
@@ -172,6 +174,7 @@ static uint64_t slice_begin(struct pager *p, const struct region *r, uint64_t at
         struct image_extent e;
         const char *granule;
         uint64_t n;
+        int copied;
 
         if (image_lookup_near(p->image, (struct image_off){r->offset.v + at + len},
                               &p->populate->install.near, &e) < 0)
@@ -189,8 +192,13 @@ static uint64_t slice_begin(struct pager *p, const struct region *r, uint64_t at
             *ret = (struct slice){granule + e.offset, true, e};
             return n;
         }
-        memcpy(gathered + len, granule + e.offset, n);
+        copied = bus_copy(gathered + len, granule + e.offset, n);
         image_unpin(p->image, &e);
+        if (copied < 0) {
+            /* Lost, although it is there: not to be asked for, but passed over. */
+            p->populate->tried_at = len == 0 ? r->offset.v + at : p->populate->tried_at;
+            break;
+        }
         len += n;
     }
     *ret = (struct slice){.bytes = gathered};

@@ -21,16 +21,28 @@ static int by_offset(const void *a, const void *b)
     return (x->offset.v > y->offset.v) - (x->offset.v < y->offset.v);
 }
 
-/* The state of a page is kept by its offset: one page cannot be in two places. */
-static int check_shared(struct region *list, size_t count, struct thaw_error *e)
+/*
+ * The state of a page is kept by its offset: one page cannot be in two places. And a VMM that hands
+ * over less than all has been given less memory than the VM had that the build was made of: what it
+ * resumes would lack the rest of its memory.
+ */
+static int check_cover(struct region *list, size_t count, uint64_t image_bytes,
+                       struct thaw_error *e)
 {
+    uint64_t covered_to = 0;
+    size_t i;
+
     qsort(list, count, sizeof(*list), by_offset);
-    for (size_t i = 1; i < count; i++) {
-        if (list[i].offset.v - list[i - 1].offset.v < list[i - 1].size_bytes)
-            return err_set(e, -EPROTO,
-                           "two of the VMM's regions hold byte %llu of the build's memory",
-                           (unsigned long long)list[i].offset.v);
-    }
+    for (i = 0; i < count && list[i].offset.v == covered_to; i++)
+        covered_to += list[i].size_bytes;
+    if (i < count && list[i].offset.v < covered_to)
+        return err_set(e, -EPROTO, "two of the VMM's regions hold byte %llu of the build's memory",
+                       (unsigned long long)list[i].offset.v);
+    if (covered_to < image_bytes)
+        return err_set(e, -EPROTO,
+                       "none of the VMM's regions holds byte %llu of the build's memory, which has "
+                       "%llu bytes; is it the right build?",
+                       (unsigned long long)covered_to, (unsigned long long)image_bytes);
     return 0;
 }
 
@@ -54,7 +66,7 @@ int regions_init(struct regions *r, const struct handover *h, uint64_t image_byt
         }
         list[i] = (struct region){from->base, from->size_bytes, from->offset};
     }
-    if (check_shared(list, h->region_count, e) < 0) {
+    if (check_cover(list, h->region_count, image_bytes, e) < 0) {
         free(list);
         return -EPROTO;
     }

@@ -24,10 +24,10 @@ struct regions {
 };
 
 /**
- * regions_init() - take the regions of @h, which must lie within an image of @image_bytes and
- * share no byte of it
+ * regions_init() - take the regions of @h, which must be all of an image of @image_bytes, each
+ * byte once
  *
- * Returns: 0, -ENOMEM, or -EPROTO with the region that does not in @e.
+ * Returns: 0, -ENOMEM, or -EPROTO with what is wrong in @e.
  */
 [[gnu::warn_unused_result]] int regions_init(struct regions *r, const struct handover *h,
                                              uint64_t image_bytes, struct thaw_error *e);

@@ -37,6 +37,7 @@ struct vm {
     bool stopping;
     bool pager_ready;
     bool first_fault_seen;
+    bool failure_told;
     struct pager pager;
 
     pthread_mutex_t mu;
@@ -45,13 +46,16 @@ struct vm {
     uint64_t connected_ns;
     uint64_t first_fault_ns;
     uint64_t populated_ns;
-    int failure;
-    uint64_t failure_at;
 };
 
 static void receive_stop(struct message *m)
 {
     container_of(m, struct vm, stop)->stopping = true;
+}
+
+static uint64_t counter(const _Atomic(uint64_t) *c)
+{
+    return atomic_load_explicit(c, memory_order_relaxed);
 }
 
 /* --- listening and handshake --- */
@@ -183,9 +187,9 @@ static void note_connected(struct vm *v)
 static void note_news(struct vm *v)
 {
     struct pager *p = &v->pager;
-    bool fault =
-        !v->first_fault_seen && atomic_load_explicit(&v->counters.faults, memory_order_relaxed) > 0;
-    bool failed = p->failure != 0 && v->failure == 0;
+    const struct pager_counters *c = &v->counters;
+    bool fault = !v->first_fault_seen && counter(&c->faults) > 0;
+    bool failed = !v->failure_told && counter(&c->failed) > 0;
     bool populated = p->populated && v->populated_ns == 0;
 
     if (p->kill) {
@@ -199,14 +203,11 @@ static void note_news(struct vm *v)
     mutex_lock(&v->mu);
     if (fault)
         v->first_fault_ns = clock_now_ns();
-    if (failed) {
-        v->failure = p->failure;
-        v->failure_at = p->failure_at.v;
-    }
     if (populated)
         v->populated_ns = clock_now_ns();
     mutex_unlock(&v->mu);
     v->first_fault_seen |= fault;
+    v->failure_told |= failed;
     server_tell(v->server);
 }
 
@@ -336,11 +337,6 @@ static uint64_t earlier(uint64_t a_ns, uint64_t b_ns)
     return MIN(a_ns, b_ns);
 }
 
-static uint64_t counter(const _Atomic(uint64_t) *c)
-{
-    return atomic_load_explicit(c, memory_order_relaxed);
-}
-
 void vm_add_status(struct vm *v, struct memory_status *st)
 {
     const struct pager_counters *c = &v->counters;
@@ -353,16 +349,17 @@ void vm_add_status(struct vm *v, struct memory_status *st)
     st->faults.removed += counter(&c->from_removed);
     st->pages_installed += counter(&c->pages);
     st->installed_bytes += counter(&c->data_bytes);
-    st->failed_pages += counter(&c->failed);
+    /* In this order: see struct pager_counters. */
+    st->failed_pages += atomic_load_explicit(&c->failed, memory_order_acquire);
+    if (st->failure == 0) {
+        st->failure = atomic_load_explicit(&c->failure, memory_order_acquire);
+        st->failure_at = counter(&c->failure_at);
+    }
     mutex_lock(&v->mu);
     st->connected += v->connected;
     st->ended += v->ended;
     st->connected_ns = earlier(st->connected_ns, v->connected_ns);
     st->first_fault_ns = earlier(st->first_fault_ns, v->first_fault_ns);
     st->populated_ns = earlier(st->populated_ns, v->populated_ns);
-    if (st->failure == 0) {
-        st->failure = v->failure;
-        st->failure_at = v->failure_at;
-    }
     mutex_unlock(&v->mu);
 }

@@ -13,7 +13,7 @@
 #include "format/handover.h"
 #include "memory/pager_internal.h"
 
-#define PAGES 6000u /* more than PAGER_QUEUE */
+#define PAGES 6144u /* more than PAGER_QUEUE; whole pages of 2 MiB, too */
 #define BASE  UINT64_C(0x7f0000000000)
 #define GAP   UINT64_C(0x10000000)
 
@@ -28,9 +28,13 @@ static struct {
     unsigned answer_left; /* how often, then they succeed */
     int poison_answer;
     unsigned copies, zeros, wakes, poisons, unprotects;
+    uint64_t told; /* what a status says of failed pages when the kernel is asked to poison */
+    int told_why;
     uint64_t last;           /* address of the last install or poison */
     unsigned char first[16]; /* bytes of the last copy */
 } fake;
+
+static struct pager_counters counters;
 
 static int fake_read(int fd, struct uffd_msg *ret, size_t max)
 {
@@ -87,6 +91,8 @@ static int fake_poison(int fd, struct host_addr at, uint64_t len)
     (void)len;
     fake.poisons++;
     fake.last = at.v;
+    fake.told = counters.failed;
+    fake.told_why = counters.failure;
     return fake.poison_answer;
 }
 
@@ -103,7 +109,6 @@ static const struct uffd_ops fake_ops = {fake_read, fake_copy,   fake_zero,
                                          fake_wake, fake_poison, fake_unprotect};
 
 static struct pager pager;
-static struct pager_counters counters;
 static struct mailbox inbox;
 static struct image *image;
 
@@ -141,7 +146,7 @@ static int init(struct pager *p, const struct handover *h, struct thaw_error *e)
                       e);
 }
 
-/* Two regions: pages 0 to 2999 at BASE, the others at BASE + GAP. */
+/* Two regions: the first half of the pages at BASE, the others at BASE + GAP. */
 static int set_up(void **state)
 {
     uint64_t half = PAGES / 2 * PAGE_BYTES;
@@ -403,8 +408,8 @@ static void what_cannot_be_installed_is_poisoned(void **state)
     fault(9);
     assert_int_equal(fake.poisons, 1);
     assert_int_equal(fake.last, address(9));
-    assert_int_equal(pager.failure, -ENOMEM);
-    assert_int_equal(pager.failure_at.v, 9 * PAGE_BYTES);
+    assert_int_equal(counters.failure, -ENOMEM);
+    assert_int_equal(counters.failure_at, 9 * PAGE_BYTES);
     assert_false(pager.kill);
 }
 
@@ -417,7 +422,7 @@ static void bytes_that_do_not_verify_are_poisoned(void **state)
     assert_int_equal(fake.copies, 0);
     assert_int_equal(fake.zeros, 0);
     assert_int_equal(fake.poisons, 1);
-    assert_int_equal(pager.failure, -EBADMSG);
+    assert_int_equal(counters.failure, -EBADMSG);
     assert_int_equal(counters.failed, 1);
     /* Poison is put off like any install, and is not given up. */
     fake.poison_answer = -EAGAIN;
@@ -427,6 +432,38 @@ static void bytes_that_do_not_verify_are_poisoned(void **state)
     pager_work(&pager);
     assert_false(pager_has_put_off(&pager));
     assert_int_equal(counters.failed, 1);
+}
+
+/* A guest may die of the poison before this thread does anything more, and thaw is asked why. */
+static void why_is_known_before_the_poison(void **state)
+{
+    (void)state;
+    build_fixture_flip(&build, "memfile", 7);
+    fault(3);
+    build_fixture_flip(&build, "memfile", 7);
+    assert_int_equal(fake.poisons, 1);
+    assert_int_equal(fake.told, 1);
+    assert_int_equal(fake.told_why, -EBADMSG);
+    /* The first reason is kept, whatever comes after it. */
+    fake.events[fake.event_count++] = (struct uffd_msg){.event = UFFD_EVENT_PAGEFAULT,
+                                                        .arg.pagefault.address = BASE - PAGE_BYTES};
+    turn();
+    assert_int_equal(fake.poisons, 2);
+    assert_int_equal(fake.told, 2);
+    assert_int_equal(fake.told_why, -EBADMSG);
+    assert_int_equal(counters.failure_at, 3 * PAGE_BYTES);
+}
+
+/* The same, where the first page that fails is one that nobody knows. */
+static void why_is_known_before_a_stranger_is_poisoned(void **state)
+{
+    (void)state;
+    fake.events[fake.event_count++] = (struct uffd_msg){.event = UFFD_EVENT_PAGEFAULT,
+                                                        .arg.pagefault.address = BASE - PAGE_BYTES};
+    turn();
+    assert_int_equal(fake.poisons, 1);
+    assert_int_equal(fake.told, 1);
+    assert_int_equal(fake.told_why, -EPROTO);
 }
 
 static void without_poison_the_vm_must_die(void **state)
@@ -446,7 +483,8 @@ static void an_address_that_was_never_announced_is_poisoned(void **state)
                                                         .arg.pagefault.address = BASE - PAGE_BYTES};
     turn();
     assert_int_equal(fake.poisons, 1);
-    assert_int_equal(pager.failure, -EPROTO);
+    assert_int_equal(counters.failure, -EPROTO);
+    assert_int_equal(counters.failed, 1);
     assert_int_equal(fake.copies + fake.zeros, 0);
     assert_int_equal(fake.wakes, 0);
     /* While a REMOVE is unread, or when another thread was there first: they fault again. */
@@ -456,6 +494,7 @@ static void an_address_that_was_never_announced_is_poisoned(void **state)
             .event = UFFD_EVENT_PAGEFAULT, .arg.pagefault.address = BASE - PAGE_BYTES};
         turn();
         assert_int_equal(fake.wakes, i + 1);
+        assert_int_equal(counters.failed, 1); /* not before that */
     }
     assert_false(pager.kill);
 }
@@ -487,7 +526,7 @@ static void more_faults_than_waits(void **state)
 /* 2 MiB pages: the population takes its turn, it does not queue every page before the faults. */
 static void a_population_leaves_room_for_faults(void **state)
 {
-    uint64_t bytes = round_down(PAGES * PAGE_BYTES, 2 * MIB);
+    uint64_t bytes = PAGES * PAGE_BYTES;
     struct handover_region r = {{BASE}, bytes, {0}};
     struct handover h = {.regions = &r, .region_count = 1, .page_bytes = 2 * MIB};
 
@@ -579,10 +618,39 @@ static void regions_must_not_share(void **state)
 
     (void)state;
     assert_int_equal(init(&other, &h, &e), -EPROTO);
-    assert_non_null(strstr(e.text, "two of the VMM's regions"));
+    assert_non_null(strstr(e.text, "two of the VMM's regions hold byte 4096 "));
     regions[0].offset.v = 2 * PAGE_BYTES;
+    regions[0].size_bytes = (PAGES - 2) * PAGE_BYTES;
     assert_int_equal(init(&other, &h, NULL), 0);
     pager_finish(&other);
+}
+
+static void regions_must_hold_everything(void **state)
+{
+    const uint64_t all = PAGES * PAGE_BYTES;
+    const struct {
+        struct handover_region regions[2];
+        const char *text;
+    } cases[] = {
+        {{{{BASE}, PAGE_BYTES, {PAGE_BYTES}},
+          {{BASE + GAP}, all - 2 * PAGE_BYTES, {2 * PAGE_BYTES}}},
+         "holds byte 0 "},
+        {{{{BASE}, PAGE_BYTES, {0}}, {{BASE + GAP}, all - 2 * PAGE_BYTES, {2 * PAGE_BYTES}}},
+         "holds byte 4096 "},
+        {{{{BASE}, PAGE_BYTES, {0}}, {{BASE + GAP}, all - 2 * PAGE_BYTES, {PAGE_BYTES}}},
+         "holds byte 25161728 "},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct handover_region regions[2] = {cases[i].regions[0], cases[i].regions[1]};
+        struct handover h = {.regions = regions, .region_count = 2, .page_bytes = PAGE_BYTES};
+        struct thaw_error e = THAW_ERROR_INIT;
+        struct pager other;
+
+        assert_int_equal(init(&other, &h, &e), -EPROTO);
+        assert_non_null(strstr(e.text, cases[i].text));
+    }
 }
 
 int main(void)
@@ -604,6 +672,8 @@ int main(void)
         TEST(a_vm_that_is_gone_ends_it),
         TEST(what_cannot_be_installed_is_poisoned),
         TEST(bytes_that_do_not_verify_are_poisoned),
+        TEST(why_is_known_before_the_poison),
+        TEST(why_is_known_before_a_stranger_is_poisoned),
         TEST(without_poison_the_vm_must_die),
         TEST(an_address_that_was_never_announced_is_poisoned),
         TEST(more_faults_than_waits),
@@ -612,6 +682,7 @@ int main(void)
         TEST(many_starved_pages_are_not_polled_for),
         TEST(regions_must_fit),
         TEST(regions_must_not_share),
+        TEST(regions_must_hold_everything),
     };
 
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
