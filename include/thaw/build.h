@@ -2,7 +2,7 @@
 #ifndef THAW_BUILD_H
 #define THAW_BUILD_H
 
-/* Builds in a store: making them, looking at them. Conventions: see thaw/thaw.h. */
+/* Builds in a store: looking at them. Making them: thaw/create.h. Conventions: thaw/thaw.h. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,53 +15,6 @@ extern "C" {
 #endif
 
 #define THAW_BUILD_ID_BYTES 37 /* the text of a UUID, with its NUL */
-
-/* --- making builds --- */
-
-/**
- * struct thaw_create_options - what a build is made of
- * @store: DIR or file:///DIR; made if it is missing (its parent is not)
- * @memory_path: raw guest memory, a multiple of @block_bytes; or NULL
- * @rootfs_path: raw guest disk, a multiple of 4096 bytes; or NULL, but not both
- * @snapfile_path: the VMM's device state; NULL without
- * @base: id of the build that this one is a layer over: only blocks that differ from it are stored.
- *        Memory must have the size of the base's, the disk need not. NULL: none
- * @block_bytes: of memory, 4096 or 2097152: what is stored or not as a whole; 0: the base's, or
- * 4096
- * @header_version: 4, or 3 for readers that know no other; 0: 4
- * @codec: "none", the only one; NULL for "none"
- * @vmm: "qemu", "firecracker" or "none": what the snapshot is of; NULL for "none", or with @base
- *       for what that has recorded, if neither @vmm_version nor @vmm_args is given
- * @vmm_version: as the VMM tells it, or NULL
- * @vmm_args: NULL-terminated: what the VMM must be started with again; NULL for nothing
- * @progress: called now and then with @progress_arg, or NULL
- *
- * The files must not be written to before thaw_create() returns.
- */
-struct thaw_create_options {
-    size_t opts_size;
-    const char *store;
-    const char *memory_path;
-    const char *rootfs_path;
-    const char *snapfile_path;
-    const char *base;
-    uint64_t block_bytes;
-    unsigned header_version;
-    const char *codec;
-    const char *vmm;
-    const char *vmm_version;
-    const char *const *vmm_args;
-    void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
-    void *progress_arg;
-};
-
-/**
- * thaw_create() - make a build; its id in @ret_id
- *
- * It is durable when this returns 0. What was written of one that failed is removed again.
- */
-int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUILD_ID_BYTES],
-                struct thaw_error *e);
 
 /* --- looking at builds --- */
 

@@ -10,11 +10,14 @@
  * failure, with the reason in a struct thaw_error (NULL is allowed). Option structs begin with
  * opts_size, which the caller sets to sizeof: fields may be added at their end. Strings in options
  * are borrowed for the call. Handles belong to one thread at a time. The library starts threads of
- * its own, with all signals blocked, and never exits, aborts on bad input, or installs handlers.
+ * its own, with all signals blocked, and never exits or aborts on bad input. It installs no signal
+ * handlers but one, for SIGBUS, with cache backing file; what is not its own goes to the one before.
  */
 
 #include "thaw/build.h"
+#include "thaw/create.h"
 #include "thaw/error.h"
+#include "thaw/host.h"
 #include "thaw/resume.h"
 #include "thaw/store.h"
 

@@ -19,7 +19,7 @@
 #include "format/metadata.h"
 #include "image/image.h"
 #include "store/store.h"
-#include "thaw/build.h"
+#include "thaw/create.h"
 
 #define LAYERS_MAX 16u
 

@@ -117,6 +117,17 @@ static int check_size(const struct new_image *im, struct thaw_error *e)
     return 0;
 }
 
+/* @open_one, when the caller has opened it, or else what is at @path. */
+static int take_source(struct source *open_one, const char *path, struct source *ret,
+                       struct thaw_error *e)
+{
+    if (!open_one)
+        return source_open(path, ret, e);
+    *ret = *open_one;
+    *open_one = (struct source){0};
+    return 0;
+}
+
 static int prepare_memory(struct creation *c, struct new_image *im, struct thaw_error *e)
 {
     uint64_t wanted = c->from->block_bytes;
@@ -124,7 +135,7 @@ static int prepare_memory(struct creation *c, struct new_image *im, struct thaw_
     int r;
 
     im->name = IMAGE_MEMORY;
-    r = source_open(c->from->memory_path, &im->source, e);
+    r = take_source(c->from->memory, c->from->memory_path, &im->source, e);
     if (r == 0)
         r = open_base(c, im, e);
     if (r < 0)
@@ -156,7 +167,7 @@ static int prepare_rootfs(struct creation *c, struct new_image *im, struct thaw_
 
     im->name = IMAGE_ROOTFS;
     im->block_bytes = PAGE_BYTES;
-    r = source_open(c->from->rootfs_path, &im->source, e);
+    r = take_source(c->from->rootfs, c->from->rootfs_path, &im->source, e);
     if (r == 0)
         r = check_size(im, e);
     if (r == 0)
@@ -186,10 +197,12 @@ static int prepare_snapfile(struct creation *c, struct thaw_error *e)
 static int prepare(struct creation *c, struct thaw_error *e)
 {
     const struct build_source *from = c->from;
+    bool has_memory = from->memory_path || from->memory;
+    bool has_rootfs = from->rootfs_path || from->rootfs;
     struct buf text CLEANUP_BUF = {0};
     int r = 0;
 
-    if (!from->memory_path && !from->rootfs_path)
+    if (!has_memory && !has_rootfs)
         return err_set(e, -EINVAL, "a build needs a memory image or a disk image");
     if (from->block_bytes && from->block_bytes != PAGE_BYTES && from->block_bytes != 2 * MIB)
         return err_set(e, -EINVAL, "memory has blocks of 4096 or 2097152 bytes, not %llu",
@@ -205,9 +218,9 @@ static int prepare(struct creation *c, struct thaw_error *e)
         c->manifest.has_parent = true;
         c->manifest.parent = *from->base;
     }
-    if (from->memory_path)
+    if (has_memory)
         r = prepare_memory(c, &c->images[0], e);
-    if (r == 0 && from->rootfs_path)
+    if (r == 0 && has_rootfs)
         r = prepare_rootfs(c, &c->images[1], e);
     if (r == 0 && from->snapfile_path)
         r = prepare_snapfile(c, e);
@@ -300,6 +313,8 @@ static int write_all(struct creation *c, struct thaw_error *e)
     }
     if (r == 0 && c->from->snapfile_path)
         r = put(c, SNAPFILE_NAME, &c->snapfile, e);
+    else if (r == 0 && c->from->snapfile)
+        r = put(c, SNAPFILE_NAME, c->from->snapfile, e);
     if (r == 0)
         r = write_metadata(c, e);
     for (size_t i = 0; r == 0 && i < ARRAY_SIZE(c->images); i++) {
@@ -341,7 +356,6 @@ int build_create(struct store *store, const struct uuid *id, const struct build_
         .id = id,
         .from = source,
         .header_version = source->header_version ? source->header_version : HEADER_V4,
-        .images = {{.source.fd = -1}, {.source.fd = -1}},
     };
     struct thaw_error failure = THAW_ERROR_INIT;
     int r = prepare(&c, &failure);
@@ -353,6 +367,10 @@ int build_create(struct store *store, const struct uuid *id, const struct build_
             discard(&c, &failure);
     }
     creation_finish(&c);
+    if (source->memory) /* it may not have come to them */
+        source_close(source->memory);
+    if (source->rootfs)
+        source_close(source->rootfs);
     if (r < 0 && e)
         *e = failure;
     return r;

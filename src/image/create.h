@@ -17,7 +17,9 @@
 #include "base/uuid.h"
 #include "image/pack.h"
 
+struct buf;
 struct metadata;
+struct source;
 struct store;
 struct thaw_error;
 
@@ -26,10 +28,13 @@ struct thaw_error;
 
 /**
  * struct build_source - what a build is made of
- * @memory_path: raw guest memory: a file or block device, its size a multiple of @block_bytes; or
- *               NULL
+ * @memory_path: raw guest memory, as source_open() takes it, its size a multiple of @block_bytes;
+ * or NULL
  * @rootfs_path: raw guest disk, its size a multiple of 4096; or NULL, but not both
+ * @memory, @rootfs: in place of the paths, sources that are open. They become build_create()'s,
+ *                   which leaves them all zeros. NULL: none
  * @snapfile_path: the VMM's own state, kept as it is; NULL when there is none
+ * @snapfile: in place of that path, the state itself; borrowed. NULL: none
  * @base: the build that this one is a layer over: what does not differ is not stored. NULL: none.
  *        An image that the base does not have is stored as if there were no base.
  * @block_bytes: of memory: 4096 or 2097152; 0: as the base has it, or else 4096
@@ -42,7 +47,10 @@ struct thaw_error;
 struct build_source {
     const char *memory_path;
     const char *rootfs_path;
+    struct source *memory;
+    struct source *rootfs;
     const char *snapfile_path;
+    const struct buf *snapfile;
     const struct uuid *base;
     uint64_t block_bytes;
     unsigned header_version;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,36 +11,10 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/units.h"
+#include "image/source_nbd.h"
 
-int source_open(const char *path, struct source *ret, struct thaw_error *e)
-{
-    int fd CLEANUP_FD = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    off_t size;
-
-    if (fd < 0)
-        return err_errno(e, -errno, "opening %s", path);
-    if (fstat(fd, &st) < 0)
-        return err_errno(e, -errno, "opening %s", path);
-    size = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? lseek(fd, 0, SEEK_END) : -1;
-    if (size < 0)
-        return err_set(e, -EINVAL, "%s is neither a file nor a block device", path);
-    *ret = (struct source){
-        .path = path,
-        .fd = TAKE_FD(fd),
-        .size_bytes = (uint64_t)size,
-        .is_file = S_ISREG(st.st_mode),
-        .mtime = st.st_mtim,
-    };
-    return 0;
-}
-
-void source_close(struct source *s)
-{
-    close_fd(&s->fd);
-}
-
-bool source_next_data(const struct source *s, uint64_t from, uint64_t *ret_start, uint64_t *ret_end)
+static bool file_next_data(const struct source *s, uint64_t from, uint64_t *ret_start,
+                           uint64_t *ret_end)
 {
     off_t start, end;
 
@@ -54,15 +29,15 @@ bool source_next_data(const struct source *s, uint64_t from, uint64_t *ret_start
     return *ret_start < *ret_end;
 }
 
-void source_will_read(const struct source *s, uint64_t offset, uint64_t len_bytes)
+static void file_will_read(const struct source *s, uint64_t offset, uint64_t len_bytes)
 {
     if (offset < s->size_bytes)
         posix_fadvise(s->fd, (off_t)offset, (off_t)MIN(len_bytes, s->size_bytes - offset),
                       POSIX_FADV_WILLNEED);
 }
 
-int source_read(const struct source *s, void *buf, size_t len_bytes, uint64_t offset,
-                struct thaw_error *e)
+static int file_read(const struct source *s, void *buf, size_t len_bytes, uint64_t offset,
+                     struct thaw_error *e)
 {
     ssize_t n = file_read_at(s->fd, buf, len_bytes, offset);
 
@@ -74,11 +49,11 @@ int source_read(const struct source *s, void *buf, size_t len_bytes, uint64_t of
     return 0;
 }
 
-int source_check_unchanged(const struct source *s, struct thaw_error *e)
+static int file_check_unchanged(const struct source *s, struct thaw_error *e)
 {
     struct stat st;
 
-    if (!s->is_file)
+    if (!s->may_change)
         return 0;
     if (fstat(s->fd, &st) < 0)
         return err_errno(e, -errno, "looking at %s", s->path);
@@ -91,4 +66,79 @@ int source_check_unchanged(const struct source *s, struct thaw_error *e)
             e, -ESTALE,
             "%s was written to while it was read: stop what writes to it, then try again", s->path);
     return 0;
+}
+
+static void file_close(struct source *s)
+{
+    close_fd(&s->fd);
+}
+
+static const struct source_ops file_ops = {
+    .next_data = file_next_data,
+    .will_read = file_will_read,
+    .read = file_read,
+    .check_unchanged = file_check_unchanged,
+    .close = file_close,
+};
+
+void source_of_fd(int fd, const char *name, uint64_t size_bytes, struct source *ret)
+{
+    *ret = (struct source){.ops = &file_ops, .path = name, .size_bytes = size_bytes, .fd = fd};
+}
+
+static int open_file(const char *path, struct source *ret, struct thaw_error *e)
+{
+    int fd CLEANUP_FD = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    off_t size;
+
+    if (fd < 0)
+        return err_errno(e, -errno, "opening %s", path);
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, -errno, "opening %s", path);
+    size = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? lseek(fd, 0, SEEK_END) : -1;
+    if (size < 0)
+        return err_set(e, -EINVAL, "%s is neither a file nor a block device", path);
+    source_of_fd(TAKE_FD(fd), path, (uint64_t)size, ret);
+    ret->may_change = S_ISREG(st.st_mode);
+    ret->mtime = st.st_mtim;
+    return 0;
+}
+
+int source_open(const char *path, struct source *ret, struct thaw_error *e)
+{
+    return source_is_nbd_uri(path) ? source_open_nbd(path, ret, e) : open_file(path, ret, e);
+}
+
+void source_close(struct source *s)
+{
+    if (s->ops)
+        s->ops->close(s);
+    *s = (struct source){0};
+}
+
+bool source_next_data(const struct source *s, uint64_t from, uint64_t *ret_start, uint64_t *ret_end)
+{
+    return s->ops->next_data(s, from, ret_start, ret_end);
+}
+
+void source_will_read(const struct source *s, uint64_t offset, uint64_t len_bytes)
+{
+    if (s->ops->will_read)
+        s->ops->will_read(s, offset, len_bytes);
+}
+
+int source_read(const struct source *s, void *buf, size_t len_bytes, uint64_t offset,
+                struct thaw_error *e)
+{
+    struct pollfd cancel = {.fd = s->cancel_fd, .events = POLLIN};
+
+    if (s->cancel_fd > 0 && poll(&cancel, 1, 0) > 0)
+        return err_set(e, -ECANCELED, "given up, as asked for by a signal");
+    return s->ops->read(s, buf, len_bytes, offset, e);
+}
+
+int source_check_unchanged(const struct source *s, struct thaw_error *e)
+{
+    return s->ops->check_unchanged ? s->ops->check_unchanged(s, e) : 0;
 }

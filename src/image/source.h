@@ -3,9 +3,10 @@
 #define THAW_IMAGE_SOURCE_H
 
 /*
- * A raw image to make a build of: a file or a block device. Holes are told, not read; an image that
- * is cut or written to meanwhile is refused, for what was read of it never was its content.
- * Reading: any thread. The rest: control thread.
+ * A raw image to make a build of: a file, a block device, an export of an NBD server, or what
+ * another layer has the operations for. Holes are told, not read; a file that is cut or written to
+ * meanwhile is refused, for what was read of it never was its content. Reading: any thread. The
+ * rest: control thread.
  */
 
 #include <stdbool.h>
@@ -13,21 +14,49 @@
 #include <stdint.h>
 #include <time.h>
 
+struct source;
 struct thaw_error;
 
+/**
+ * struct source_ops - one kind of source; see the functions below
+ * @will_read, @check_unchanged: NULL where there is nothing to do
+ */
+struct source_ops {
+    bool (*next_data)(const struct source *s, uint64_t from, uint64_t *ret_start,
+                      uint64_t *ret_end);
+    void (*will_read)(const struct source *s, uint64_t offset, uint64_t len_bytes);
+    int (*read)(const struct source *s, void *buf, size_t len_bytes, uint64_t offset,
+                struct thaw_error *e);
+    int (*check_unchanged)(const struct source *s, struct thaw_error *e);
+    void (*close)(struct source *s);
+};
+
+/* All zeros: none. */
 struct source {
-    const char *path; /* borrowed */
-    int fd;           /* owned; -1: none */
+    const struct source_ops *ops;
+    const char *path; /* borrowed; what it is called in messages */
     uint64_t size_bytes;
-    bool is_file;          /* not a device */
+    int cancel_fd; /* borrowed; readable: give up; 0: none */
+    void *impl;    /* what a kind of its own needs; owned */
+    /* Of a file or device: */
+    int fd;                /* owned */
+    bool may_change;       /* a file that others may write to */
     struct timespec mtime; /* when it was opened */
 };
 
-/** source_open() - open @path into *@ret, whose path stays the caller's */
+/** source_open() - open @path, which stays the caller's: a file, a device, or an NBD URI */
 [[gnu::warn_unused_result]] int source_open(const char *path, struct source *ret,
                                             struct thaw_error *e);
 
-/** source_close() - a source that is all zeros but for fd -1 is allowed */
+/**
+ * source_of_fd() - a source that reads @size_bytes from @fd, which becomes its own
+ * @name: borrowed
+ *
+ * That nobody writes to it is the caller's to see to.
+ */
+void source_of_fd(int fd, const char *name, uint64_t size_bytes, struct source *ret);
+
+/** source_close() - release; a source that is all zeros is allowed */
 void source_close(struct source *s);
 
 /**
@@ -42,7 +71,7 @@ bool source_next_data(const struct source *s, uint64_t from, uint64_t *ret_start
 /** source_will_read() - a hint that the kernel may begin to read */
 void source_will_read(const struct source *s, uint64_t offset, uint64_t len_bytes);
 
-/** source_read() - exactly @len_bytes; -ESTALE when the image ends before */
+/** source_read() - exactly @len_bytes; -ESTALE when the image ends before, -ECANCELED when told */
 [[gnu::warn_unused_result]] int source_read(const struct source *s, void *buf, size_t len_bytes,
                                             uint64_t offset, struct thaw_error *e);
 

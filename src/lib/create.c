@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "thaw/build.h"
+#include "thaw/create.h"
 
 #include <errno.h>
 
@@ -10,6 +10,7 @@
 #include "kernel/io.h"
 #include "lib/options.h"
 #include "store/store.h"
+#include "vmm/qemu_capture.h"
 
 static int describe_vmm(const struct thaw_create_options *o, struct metadata *m,
                         struct thaw_error *e)
@@ -39,10 +40,12 @@ struct creation {
     struct uuid base;
     struct pack_progress progress;
     struct build_source source;
+    struct qemu_capture *capture; /* owned; NULL: no guest is stopped */
 };
 
 static void creation_finish(struct creation *c)
 {
+    qemu_capture_destroy(c->capture);
     store_close(c->store);
     io_engine_destroy(c->io);
     metadata_destroy(c->metadata);
@@ -76,6 +79,62 @@ static int describe(struct creation *c, const struct thaw_create_options *o, str
     return describe_vmm(o, c->metadata, e);
 }
 
+static int check_parts(const struct thaw_create_options *o, struct thaw_error *e)
+{
+    bool parts = o->memory_path || o->rootfs_path;
+
+    if (!o->store || (!o->from_qmp && !parts))
+        return err_set(e, -EINVAL, "a build needs a store, and a memory or a disk image");
+    if (o->from_qmp && (parts || o->snapfile_path || o->vmm || o->vmm_version || o->vmm_args))
+        return err_set(e, -EINVAL,
+                       "a build of a running guest takes memory, disk, state and the VMM's "
+                       "arguments from the guest alone");
+    return 0;
+}
+
+static int record_snapshot(struct creation *c, struct qemu_snapshot *s, struct thaw_error *e)
+{
+    struct metadata *m = c->metadata;
+
+    m->vmm.kind = VMM_QEMU;
+    m->vmm.version = strdup(s->version);
+    if (!m->vmm.version)
+        return err_set(e, -ENOMEM, "no memory for the metadata");
+    for (size_t i = 0; i < s->args.n; i++) {
+        int r = metadata_add_arg(m, s->args.v[i]);
+
+        if (r < 0)
+            return err_errno(e, r, "recording QEMU's arguments");
+    }
+    c->source.inherit_vmm = false;
+    c->source.memory = &s->memory;
+    c->source.rootfs = s->disk.ops ? &s->disk : NULL;
+    c->source.snapfile = &s->state;
+    return 0;
+}
+
+/* The guest stands still from here until its build exists, or has failed. */
+static int create_from_qmp(struct creation *c, const struct thaw_create_options *o,
+                           const struct uuid *id, struct thaw_error *e)
+{
+    struct qemu_snapshot *snapshot;
+    int r = qemu_capture_create(o->from_qmp, o->cancel_fd, &c->capture, e);
+
+    if (r == 0)
+        r = qemu_capture_stop(c->capture, &snapshot, e);
+    if (r == 0)
+        r = record_snapshot(c, snapshot, e);
+    if (r == 0)
+        r = build_create(c->store, id, &c->source, e);
+    if (r < 0)
+        return r;
+    if (qemu_capture_finish(c->capture, o->go_on, e) < 0) {
+        err_wrap(e, "the build exists, but QEMU is not as it was");
+        return 1;
+    }
+    return 0;
+}
+
 int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUILD_ID_BYTES],
                 struct thaw_error *e)
 {
@@ -86,9 +145,9 @@ int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUIL
 
     if (r < 0)
         return r;
-    if (!o.store || (!o.memory_path && !o.rootfs_path))
-        return err_set(e, -EINVAL, "a build needs a store, and a memory or a disk image");
-    r = describe(&c, &o, e);
+    r = check_parts(&o, e);
+    if (r == 0)
+        r = describe(&c, &o, e);
     if (r == 0 && o.base)
         r = io_engine_create(IO_KIND_AUTO, &c.io, e);
     if (r == 0)
@@ -98,8 +157,11 @@ int thaw_create(const struct thaw_create_options *options, char ret_id[THAW_BUIL
     r = uuid_random(&id);
     if (r < 0)
         return err_errno(e, r, "finding an id for the build");
-    r = build_create(c.store, &id, &c.source, e);
-    if (r == 0)
+    if (o.from_qmp)
+        r = create_from_qmp(&c, &o, &id, e);
+    else
+        r = build_create(c.store, &id, &c.source, e);
+    if (r >= 0)
         uuid_format(&id, ret_id);
     return r;
 }

@@ -14,6 +14,17 @@
  *     THAW_SHIM_PAGE_BYTES  its page size, 4096 when absent
  *     THAW_SHIM_READY_FD    inherited descriptor that takes one byte once all is done, then closed
  *
+ * Two more calls of the VMM are watched once memory is handed over:
+ *
+ *     madvise(MADV_DONTNEED) on shared guest memory becomes MADV_REMOVE. A VMM that discards memory
+ *     punches a hole into its file and then drops the mapping. Between the two, and unknown to the
+ *     server, a page can be installed anew; dropping its mapping alone would leave it in the file,
+ *     and the guest would find old bytes where it must find zeros. MADV_REMOVE tells the server
+ *     first and punches then: madvise(2), userfaultfd(2).
+ *
+ *     close() of the descriptors below, by a VMM that closes all that it does not know, does
+ *     nothing, and says so on stderr.
+ *
  * Failure is a line on stderr and the end of the process: a guest that runs on memory which nobody
  * serves would read zeros. The variables, and this library in LD_PRELOAD, are gone from the
  * environment before main(), so children of the VMM are left alone.
@@ -58,6 +69,14 @@ static struct {
 } settings;
 static pthread_once_t settings_once = PTHREAD_ONCE_INIT;
 static atomic_bool handed_over; /* [a] the thread that sets it does the hand-over */
+
+/* What was handed over. Written before the mapping is known to anybody but the thread that made it.
+ */
+static struct {
+    uintptr_t start, end; /* both 0: the memory is private */
+    int uffd, sock;
+    pid_t pid; /* a child that closes its copies hurts nobody */
+} guest = {.uffd = -1, .sock = -1};
 
 _Noreturn static void fail(const char *what, int error)
 {
@@ -163,7 +182,7 @@ static int open_uffd(void)
     return uffd;
 }
 
-static void send_hand_over(int uffd, const char *body, size_t len)
+static int send_hand_over(int uffd, const char *body, size_t len)
 {
     union {
         struct cmsghdr align;
@@ -194,10 +213,10 @@ static void send_hand_over(int uffd, const char *body, size_t len)
         fail("sending the hand-over to the memory server", errno);
     if ((size_t)n != len)
         fail("the memory server's socket took only a part of the hand-over", 0);
-    /* The socket stays open: its hang-up tells the server that the VMM is gone. */
+    return sock; /* it stays open: its hang-up tells the server that the VMM is gone */
 }
 
-static void hand_over(void *memory)
+static void hand_over(void *memory, bool shared)
 {
     struct handover_region region = {
         .base = {(uintptr_t)memory},
@@ -216,7 +235,13 @@ static void hand_over(void *memory)
         fail("encoding the hand-over", -len);
     if (ioctl(uffd, UFFDIO_REGISTER, &reg) < 0)
         fail("UFFDIO_REGISTER of the guest's memory", errno);
-    send_hand_over(uffd, body, (size_t)len);
+    guest.sock = send_hand_over(uffd, body, (size_t)len);
+    guest.uffd = uffd;
+    guest.pid = getpid();
+    if (shared) {
+        guest.start = (uintptr_t)memory;
+        guest.end = guest.start + settings.bytes;
+    }
     if (settings.ready_fd >= 0) {
         if (write(settings.ready_fd, "1", 1) != 1)
             fail("reporting at THAW_SHIM_READY_FD", errno);
@@ -234,7 +259,7 @@ static void *map(void *addr, size_t len, int prot, int flags, int fd, off_t offs
         !atomic_exchange_explicit(&handed_over, true, memory_order_relaxed)) {
         int saved = errno;
 
-        hand_over(memory);
+        hand_over(memory, (flags & MAP_TYPE) != MAP_PRIVATE);
         errno = saved;
     }
     return memory;
@@ -248,4 +273,27 @@ EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off
 EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
 {
     return map(addr, len, prot, flags, fd, offset);
+}
+
+EXPORT int madvise(void *addr, size_t len, int advice)
+{
+    uintptr_t start = (uintptr_t)addr;
+
+    if (advice == MADV_DONTNEED && start >= guest.start && start < guest.end &&
+        len <= guest.end - start)
+        advice = MADV_REMOVE;
+    return (int)syscall(SYS_madvise, addr, len, advice);
+}
+
+EXPORT int close(int fd)
+{
+    static const char text[] = LIBRARY ": the VMM wanted to close what serves its guest's memory\n";
+
+    if (fd >= 0 && (fd == guest.uffd || fd == guest.sock) && guest.pid == getpid()) {
+        ssize_t n = write(STDERR_FILENO, text, sizeof(text) - 1);
+
+        (void)n; /* nobody else to tell */
+        return 0;
+    }
+    return (int)syscall(SYS_close, fd);
 }

@@ -16,6 +16,7 @@ struct vmm {
 
 extern const struct vmm_driver vmm_none;
 extern const struct vmm_driver vmm_qemu;
+extern const struct vmm_driver vmm_firecracker;
 
 /**
  * vmm_explain() - append what is known about a VMM that failed to the error @e

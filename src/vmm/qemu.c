@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "base/clock.h"
@@ -25,6 +26,7 @@
 #include "vmm/driver.h"
 #include "vmm/process.h"
 #include "vmm/qemu_command.h"
+#include "vmm/qemu_news.h"
 #include "vmm/qmp.h"
 
 #define UP_WAIT_NS (30 * NS_PER_SEC) /* exec and machine set-up; no guest memory is touched */
@@ -40,7 +42,9 @@ struct qemu {
     int ready_fd;    /* owned; read end of the pipe in which the shim reports */
     int snapfile_fd; /* owned duplicate; shares its position with QEMU's */
     uint64_t memory_bytes;
-    bool negotiated; /* the monitor takes commands */
+    char *version;    /* owned; recorded, NULL: not known */
+    bool negotiated;  /* the monitor takes commands */
+    bool monitor_bad; /* it said what cannot be understood, or nothing any more */
 };
 
 static struct qemu *qemu_of(struct vmm *v)
@@ -70,7 +74,21 @@ static void qemu_release(struct vmm *v)
     qmp_destroy(q->qmp);
     close_fd(&q->ready_fd);
     close_fd(&q->snapfile_fd);
+    free(q->version);
     free(q);
+}
+
+/* The guest's memory, which nobody but QEMU keeps. Nobody can cut it, either: QEMU and the pager
+ * would be killed by what is no longer there. */
+static int make_memory(uint64_t bytes, int *ret, struct thaw_error *e)
+{
+    int fd CLEANUP_FD = memfd_create("thaw:guest-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+        return err_errno(e, -errno, "making %" PRIu64 " bytes of memory for the guest", bytes);
+    *ret = TAKE_FD(fd);
+    return 0;
 }
 
 /* Start the process and keep our ends of its socket and of its pipe. */
@@ -78,9 +96,12 @@ static int launch(struct qemu *q, const struct vmm_options *o, struct thaw_error
 {
     struct qemu_command *command CLEANUP_QEMU_COMMAND = NULL;
     int our_qmp CLEANUP_FD = -1, their_qmp CLEANUP_FD = -1, their_ready CLEANUP_FD = -1;
+    int memory CLEANUP_FD = -1;
     int pair[2];
     int r = qemu_command_build(o, &command, e);
 
+    if (r == 0)
+        r = make_memory(o->memory_bytes, &memory, e);
     if (r < 0)
         return r;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -92,7 +113,7 @@ static int launch(struct qemu *q, const struct vmm_options *o, struct thaw_error
     q->ready_fd = pair[0];
     their_ready = pair[1];
 
-    int fds[] = {their_qmp, q->snapfile_fd, their_ready};
+    int fds[] = {their_qmp, q->snapfile_fd, their_ready, memory};
     static_assert(PROCESS_FIRST_FD + ARRAY_SIZE(fds) == QEMU_FDS_END, "in the order of the enum");
     struct process_options po = {
         .argv = (const char *const *)command->argv,
@@ -125,8 +146,11 @@ static int qemu_start(const struct vmm_options *o, struct vmm **ret, struct thaw
     q->base.driver = &vmm_qemu;
     q->ready_fd = -1;
     q->memory_bytes = o->memory_bytes;
+    q->version = o->version ? strdup(o->version) : NULL;
     q->snapfile_fd = fcntl(o->snapfile_fd, F_DUPFD_CLOEXEC, 0);
-    if (q->snapfile_fd < 0)
+    if (o->version && !q->version)
+        r = err_set(e, -ENOMEM, "no memory for the VMM's driver");
+    else if (q->snapfile_fd < 0)
         r = err_errno(e, -errno, "duplicating the descriptor of the snapfile");
     else
         r = launch(q, o, e);
@@ -136,6 +160,30 @@ static int qemu_start(const struct vmm_options *o, struct vmm **ret, struct thaw
     }
     *ret = &q->base;
     return 0;
+}
+
+/*
+ * Device state is not promised to load into another QEMU: a newer one mostly takes it, an older one
+ * never does, and what goes wrong is seen in the guest, later. Releases of one major version
+ * are kept compatible.
+ */
+static int check_version(const struct qemu *q, struct thaw_error *e)
+{
+    struct qmp_version v = qmp_version(q->qmp);
+    unsigned long major;
+    char *end;
+
+    if (!q->version || v.major == 0)
+        return 0;
+    major = strtoul(q->version, &end, 10);
+    if (end == q->version || (*end != '.' && *end != '\0'))
+        return 0; /* recorded by hand, in words of its own */
+    if (major == v.major)
+        return 0;
+    return err_set(e, -EINVAL,
+                   "the snapshot is of QEMU %s and this is QEMU %u.%u.%u: name a QEMU %lu with "
+                   "--vmm-program",
+                   q->version, v.major, v.minor, v.micro, major);
 }
 
 /* Whether the guest's memory is being served. Asked when the machine is set up: it was handed over
@@ -201,7 +249,9 @@ static int load(struct qemu *q, struct thaw_error *e)
     if (r < 0)
         return r;
     q->negotiated = true;
-    r = check_hand_over(q, e);
+    r = check_version(q, e);
+    if (r == 0)
+        r = check_hand_over(q, e);
     if (r == 0)
         r = set_capabilities(q, deadline_ns, e);
     if (r < 0)
@@ -241,11 +291,37 @@ static int qemu_run(struct vmm *v, struct thaw_error *e)
     return r;
 }
 
+static int qemu_event_fd(struct vmm *v)
+{
+    const struct qemu *q = qemu_of(v);
+
+    return q->monitor_bad ? -1 : qmp_fd(q->qmp);
+}
+
+static bool qemu_news(struct vmm *v, char ret[VMM_NEWS_BYTES])
+{
+    struct qemu *q = qemu_of(v);
+
+    while (!q->monitor_bad) {
+        json_t *event CLEANUP_JSON = NULL;
+        int r = qmp_next_event(q->qmp, &event, NULL);
+
+        if (r == 0)
+            return false;
+        q->monitor_bad = r < 0; /* its end is the process's, mostly, and is told as that */
+        if (r > 0 && qemu_news_text(event, ret))
+            return true;
+    }
+    return false;
+}
+
 const struct vmm_driver vmm_qemu = {
     .name = "qemu",
     .start = qemu_start,
     .load = qemu_load,
     .run = qemu_run,
     .stop = qemu_stop,
+    .event_fd = qemu_event_fd,
+    .news = qemu_news,
     .release = qemu_release,
 };

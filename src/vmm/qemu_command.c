@@ -4,16 +4,16 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
 
 #include "base/units.h"
+#include "vmm/arg_list.h"
+#include "vmm/qemu_args.h"
 #include "vmm/shim_dir.h" /* generated: THAW_SHIM_DIR */
 
-#define ARGUMENTS_MAX 1024 /* recorded and extra ones, each; a real command line has some 50 */
-#define SHIM_NAME     "libthaw-shim.so"
+#define SHIM_NAME "libthaw-shim.so"
 
 #if defined(__x86_64__)
 #define DEFAULT_PROGRAM "qemu-system-x86_64"
@@ -22,59 +22,6 @@
 #else
 #error "no QEMU is known for this architecture"
 #endif
-
-/* A growing list of strings, as exec wants it. NULL on no memory once `failed` is set. */
-struct strings {
-    char **v; /* owned; always room for the NULL at the end */
-    size_t n, cap;
-    bool failed;
-};
-
-static void destroy_list(char **v)
-{
-    for (size_t i = 0; v && v[i]; i++)
-        free(v[i]);
-    free(v);
-}
-
-/* Append @text, whose memory becomes the list's; NULL stands for a failed allocation. */
-static void add_owned(struct strings *s, char *text)
-{
-    if (text && !s->failed && s->n + 1 >= s->cap) {
-        size_t cap = s->cap ? 2 * s->cap : 64;
-        char **v = reallocarray(s->v, cap, sizeof(*v));
-
-        s->failed = !v;
-        if (v) {
-            s->v = v;
-            s->cap = cap;
-        }
-    }
-    if (!text || s->failed) {
-        s->failed = true;
-        free(text);
-        return;
-    }
-    s->v[s->n++] = text;
-    s->v[s->n] = NULL;
-}
-
-static void add(struct strings *s, const char *text)
-{
-    add_owned(s, strdup(text));
-}
-
-[[gnu::format(printf, 2, 3)]] static void add_format(struct strings *s, const char *fmt, ...)
-{
-    char *text;
-    va_list ap;
-
-    va_start(ap, fmt);
-    if (vasprintf(&text, fmt, ap) < 0)
-        text = NULL;
-    va_end(ap);
-    add_owned(s, text);
-}
 
 static size_t count(const char *const *list)
 {
@@ -86,40 +33,97 @@ static size_t count(const char *const *list)
 }
 
 /* "-chardev socket,id=ser" is two arguments, "-S" is one. */
-static void add_option(struct strings *s, const char *option)
+static void add_option(struct arg_list *s, const char *option)
 {
     size_t word_len = strcspn(option, " ");
 
-    add_owned(s, strndup(option, word_len));
+    arg_list_add_owned(s, strndup(option, word_len));
     option += word_len;
     option += strspn(option, " ");
     if (*option)
-        add(s, option);
+        arg_list_add(s, option);
+}
+
+/* The recorded arguments, but for what an extra option makes anew: one that names the same object
+ * takes the place of the recorded one. */
+static void add_recorded(struct arg_list *s, const struct vmm_options *o,
+                         const struct arg_list *extra)
+{
+    struct qemu_option recorded, other;
+
+    for (size_t at = 0; qemu_option_next(o->args, at, &recorded); at += recorded.words) {
+        bool replaced = false;
+
+        for (size_t i = 0; extra->v && qemu_option_next((const char *const *)extra->v, i, &other);
+             i += other.words)
+            replaced = replaced || qemu_option_same_object(&recorded, &other);
+        for (size_t i = 0; i < recorded.words && !replaced; i++)
+            arg_list_add(s, o->args[at + i]);
+    }
+}
+
+/* A comma ends a value, unless there are two of them. NULL on no memory. */
+static char *double_commas(const char *text)
+{
+    char *copy = malloc(2 * strlen(text) + 1), *to = copy;
+
+    if (!copy)
+        return NULL;
+    for (; *text; text++) {
+        *to++ = *text;
+        if (*text == ',')
+            *to++ = ',';
+    }
+    *to = '\0';
+    return copy;
+}
+
+static void add_disk(struct arg_list *s, const struct vmm_options *o)
+{
+    char *path CLEANUP_FREE = o->disk_socket ? double_commas(o->disk_socket) : NULL;
+    char *name CLEANUP_FREE = double_commas(o->disk_export ? o->disk_export : "");
+
+    if (!o->disk_socket)
+        return;
+    if (!path || !name) {
+        s->failed = true;
+        return;
+    }
+    arg_list_add(s, "-blockdev");
+    arg_list_add_format(s,
+                        "driver=nbd,node-name=" QEMU_DISK_ID ",server.type=unix,server.path=%s,"
+                        "reconnect-delay=10,export=%s",
+                        path, name);
 }
 
 static int build_argv(const struct vmm_options *o, char ***ret, struct thaw_error *e)
 {
-    struct strings s = {0};
+    struct arg_list s CLEANUP_ARG_LIST = {0}, extra CLEANUP_ARG_LIST = {0};
 
-    add(&s, o->program ? o->program : DEFAULT_PROGRAM);
-    for (size_t i = 0; o->args[i]; i++)
-        add(&s, o->args[i]);
-    add(&s, "-object");
-    add_format(&s, "memory-backend-ram,id=mem,size=%" PRIu64, o->memory_bytes);
-    add(&s, "-incoming");
-    add(&s, "defer");
-    add(&s, "-S"); /* paused after the load, whatever state the snapshot was taken in */
-    add(&s, "-chardev");
-    add_format(&s, "socket,id=thaw-qmp,fd=%d", QEMU_QMP_FD);
-    add(&s, "-mon");
-    add(&s, "chardev=thaw-qmp,mode=control");
     for (size_t i = 0; o->extra_options && o->extra_options[i]; i++)
-        add_option(&s, o->extra_options[i]);
-    if (s.failed) {
-        destroy_list(s.v);
+        add_option(&extra, o->extra_options[i]);
+    arg_list_add(&s, o->program ? o->program : DEFAULT_PROGRAM);
+    add_recorded(&s, o, &extra);
+    arg_list_add(&s, "-object");
+    arg_list_add_format(&s,
+                        "memory-backend-file,id=" QEMU_MEMORY_ID ",size=%" PRIu64
+                        ",mem-path=/proc/self/fd/%d,share=on",
+                        o->memory_bytes, QEMU_MEMORY_FD);
+    add_disk(&s, o);
+    arg_list_add(&s, "-incoming");
+    arg_list_add(&s, "defer");
+    arg_list_add(&s, "-S"); /* paused after the load, whatever state the snapshot was taken in */
+    arg_list_add(&s, "-chardev");
+    arg_list_add_format(&s, "socket,id=thaw-qmp,fd=%d", QEMU_QMP_FD);
+    arg_list_add(&s, "-mon");
+    arg_list_add(&s, "chardev=thaw-qmp,mode=control");
+    for (size_t i = 0; i < extra.n; i++)
+        arg_list_add(&s, extra.v[i]);
+    if (s.failed || extra.failed)
         return err_set(e, -ENOMEM, "no memory for QEMU's command line");
-    }
-    *ret = s.v;
+    if (qemu_args_find((const char *const *)s.v + 1, "daemonize"))
+        return err_set(e, -EINVAL, "QEMU cannot be run with -daemonize: thaw waits for its end");
+    *ret = TAKE_PTR(s.v);
     return 0;
 }
 
@@ -159,7 +163,7 @@ static int build_environment(const struct vmm_options *o, char ***ret, struct th
 {
     const char *others = getenv("LD_PRELOAD");
     char shim[PATH_MAX];
-    struct strings s = {0};
+    struct arg_list s CLEANUP_ARG_LIST = {0};
     int r = find_shim(shim, e);
 
     if (r < 0)
@@ -169,16 +173,33 @@ static int build_environment(const struct vmm_options *o, char ***ret, struct th
                        "%s cannot be preloaded, because its path holds a blank or a colon; set "
                        "THAW_SHIM to a copy elsewhere",
                        shim);
-    add_format(&s, "LD_PRELOAD=%s%s%s", shim, others && *others ? ":" : "", others ? others : "");
-    add_format(&s, "THAW_SHIM_SOCKET=%s", o->memory_socket);
-    add_format(&s, "THAW_SHIM_BYTES=%" PRIu64, o->memory_bytes);
-    add_format(&s, "THAW_SHIM_PAGE_BYTES=%" PRIu64, o->page_bytes);
-    add_format(&s, "THAW_SHIM_READY_FD=%d", QEMU_READY_FD);
-    if (s.failed) {
-        destroy_list(s.v);
+    arg_list_add_format(&s, "LD_PRELOAD=%s%s%s", shim, others && *others ? ":" : "",
+                        others ? others : "");
+    arg_list_add_format(&s, "THAW_SHIM_SOCKET=%s", o->memory_socket);
+    arg_list_add_format(&s, "THAW_SHIM_BYTES=%" PRIu64, o->memory_bytes);
+    arg_list_add_format(&s, "THAW_SHIM_PAGE_BYTES=%" PRIu64, o->page_bytes);
+    arg_list_add_format(&s, "THAW_SHIM_READY_FD=%d", QEMU_READY_FD);
+    if (s.failed)
         return err_set(e, -ENOMEM, "no memory for QEMU's environment");
-    }
-    *ret = s.v;
+    *ret = TAKE_PTR(s.v);
+    return 0;
+}
+
+/* What the recorded arguments and the build say of the guest must be the same. */
+static int check_disk(const struct vmm_options *o, struct thaw_error *e)
+{
+    bool named = qemu_args_name_disk(o->args);
+
+    if (o->disk_socket && !named)
+        return err_set(
+            e, -EINVAL,
+            "the build has a disk, and its recorded arguments have no device on it: "
+            "create it with --vmm-arg=-device --vmm-arg=virtio-blk-pci,drive=" QEMU_DISK_ID
+            " among them, as it was in the machine");
+    if (!o->disk_socket && named)
+        return err_set(e, -EINVAL,
+                       "the recorded arguments have a device on drive '" QEMU_DISK_ID
+                       "', and the build has no disk: create it with --rootfs");
     return 0;
 }
 
@@ -197,12 +218,14 @@ int qemu_command_build(const struct vmm_options *o, struct qemu_command **ret, s
     if (o->memory_bytes == 0 || o->memory_bytes % PAGE_BYTES != 0)
         return err_set(e, -EINVAL, "a guest memory of %" PRIu64 " bytes is not a number of pages",
                        o->memory_bytes);
-    if (count(o->args) > ARGUMENTS_MAX || count(o->extra_options) > ARGUMENTS_MAX)
-        return err_set(e, -E2BIG, "QEMU's command line has more than %d arguments", ARGUMENTS_MAX);
+    if (count(o->args) > QEMU_ARGS_MAX || count(o->extra_options) > QEMU_ARGS_MAX)
+        return err_set(e, -E2BIG, "QEMU's command line has more than %d arguments", QEMU_ARGS_MAX);
     if (strlen(o->memory_socket) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
         return err_set(e, -ENAMETOOLONG, "the path of the memory socket is too long: %s",
                        o->memory_socket);
-    r = build_argv(o, &c->argv, e);
+    r = check_disk(o, e);
+    if (r == 0)
+        r = build_argv(o, &c->argv, e);
     if (r == 0)
         r = build_environment(o, &c->environment, e);
     if (r < 0)
@@ -215,7 +238,7 @@ void qemu_command_destroy(struct qemu_command *c)
 {
     if (!c)
         return;
-    destroy_list(c->argv);
-    destroy_list(c->environment);
+    strv_free(c->argv);
+    strv_free(c->environment);
     free(c);
 }

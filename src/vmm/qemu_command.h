@@ -6,14 +6,23 @@
  * How QEMU is called: its command line and its environment, as plain data. Control thread only.
  *
  *     PROGRAM recorded arguments...
- *             -object memory-backend-ram,id=mem,size=N
+ *             -object memory-backend-file,id=mem,size=N,mem-path=/proc/self/fd/6,share=on
+ *             -blockdev driver=nbd,node-name=rootfs,server.path=SOCKET,... (if there is a disk)
  *             -incoming defer -S
  *             -chardev socket,id=thaw-qmp,fd=3 -mon chardev=thaw-qmp,mode=control
  *             extra options...
  *
  * The recorded arguments name the memory by that id ("-machine TYPE,memory-backend=mem"); its name
  * is what the device state refers to, so the backend of the snapshotted QEMU may have been another.
- * The memory is anonymous and private, as Firecracker's; libthaw-shim.so, preloaded, hands it over.
+ *
+ * The memory is a memfd that QEMU inherits. It must be shared, or a state saved of the resumed
+ * guest would hold all of it (x-ignore-shared); QEMU 8.1 and later want a file besides, and a
+ * descriptor's name is one. It is never reserved, so the guest may have more memory than the host.
+ * libthaw-shim.so, preloaded, hands it over.
+ *
+ * An extra option that makes an object, a device, a character device or the like of the same id as
+ * a recorded one takes its place. Recorded and extra ones alike may say nothing that thaw says
+ * itself; QEMU complains of that.
  */
 
 #include <stdint.h>
@@ -24,7 +33,13 @@
 #include "vmm/vmm.h"
 
 /* Descriptors that QEMU inherits. */
-enum { QEMU_QMP_FD = PROCESS_FIRST_FD, QEMU_SNAPFILE_FD, QEMU_READY_FD, QEMU_FDS_END };
+enum {
+    QEMU_QMP_FD = PROCESS_FIRST_FD,
+    QEMU_SNAPFILE_FD,
+    QEMU_READY_FD,
+    QEMU_MEMORY_FD,
+    QEMU_FDS_END,
+};
 
 struct qemu_command {
     char **argv;        /* owned, NULL-terminated, and so are its entries */

@@ -16,9 +16,11 @@
 
 #include <jansson.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "format/json.h"
 
 #define QMP_LINE_MAX_BYTES (1U << 20)
 #define QMP_EVENTS_MAX     64 /* kept while an answer is waited for; the oldest are dropped */
@@ -32,10 +34,28 @@ struct qmp;
  */
 [[gnu::warn_unused_result]] int qmp_create(int fd, int pidfd, struct qmp **ret);
 
+/**
+ * qmp_connect() - a client of the monitor that listens on unix socket @path
+ * @ret_pid: the process that made the socket: unix(7), SO_PEERCRED
+ * @ret_pidfd: of that process; borrowed by the client, the caller's to close afterwards
+ *
+ * Returns: 0, or -errno when there is no such socket or no such process to be seen.
+ */
+[[gnu::warn_unused_result]] int qmp_connect(const char *path, struct qmp **ret, pid_t *ret_pid,
+                                            int *ret_pidfd, struct thaw_error *e);
+
 /** qmp_negotiate() - read the greeting and enter command mode. When this returns 0, QEMU has set up
  *  its machine: commands are answered by its main loop. */
 [[gnu::warn_unused_result]] int qmp_negotiate(struct qmp *q, uint64_t deadline_ns,
                                               struct thaw_error *e);
+
+/* What the greeting says. Numbers of a greeting without them are 0. */
+struct qmp_version {
+    unsigned major, minor, micro;
+};
+
+/** qmp_version() - of the QEMU that has greeted */
+struct qmp_version qmp_version(const struct qmp *q);
 
 /**
  * qmp_execute() - run @command
@@ -47,6 +67,21 @@ struct qmp;
 [[gnu::warn_unused_result]] int qmp_execute(struct qmp *q, const char *command, json_t *arguments,
                                             uint64_t deadline_ns, json_t **ret,
                                             struct thaw_error *e);
+
+/** qmp_pass_fd() - give QEMU a duplicate of @fd, which its commands then know as @name: "getfd" */
+[[gnu::warn_unused_result]] int qmp_pass_fd(struct qmp *q, const char *name, int fd,
+                                            uint64_t deadline_ns, struct thaw_error *e);
+
+/** qmp_fd() - the socket, for poll(2) */
+int qmp_fd(const struct qmp *q);
+
+/**
+ * qmp_next_event() - the oldest event that QEMU has told of so far; does not wait for one
+ * @ret: the whole message, "event" and perhaps "data"; the caller's to json_decref()
+ *
+ * To be called between commands. Returns: 1, 0 when there is none, or an error.
+ */
+[[gnu::warn_unused_result]] int qmp_next_event(struct qmp *q, json_t **ret, struct thaw_error *e);
 
 /**
  * qmp_wait_event() - the next event called @name; other events before it are dropped
@@ -63,11 +98,5 @@ void qmp_forget_events(struct qmp *q);
 void qmp_destroy(struct qmp *q);
 DEFINE_CLEANUP(struct qmp, qmp_destroy);
 #define CLEANUP_QMP CLEANUP(cleanup_qmp_destroy)
-
-static inline void cleanup_json(json_t **j)
-{
-    json_decref(*j);
-}
-#define CLEANUP_JSON CLEANUP(cleanup_json)
 
 #endif

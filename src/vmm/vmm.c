@@ -12,7 +12,7 @@
 
 const struct vmm_driver *vmm_driver_find(const char *name)
 {
-    static const struct vmm_driver *const drivers[] = {&vmm_none, &vmm_qemu};
+    static const struct vmm_driver *const drivers[] = {&vmm_none, &vmm_qemu, &vmm_firecracker};
 
     for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
         if (strcmp(drivers[i]->name, name) == 0)
@@ -29,6 +29,16 @@ int vmm_pidfd(const struct vmm *v)
 pid_t vmm_pid(const struct vmm *v)
 {
     return v->process ? process_pid(v->process) : 0;
+}
+
+int vmm_event_fd(struct vmm *v)
+{
+    return v->driver->event_fd ? v->driver->event_fd(v) : -1;
+}
+
+bool vmm_news(struct vmm *v, char ret[VMM_NEWS_BYTES])
+{
+    return v->driver->news && v->driver->news(v, ret);
 }
 
 bool vmm_ended_well(const struct vmm *v)

@@ -25,7 +25,9 @@
 #include "base/error.h"
 
 #define VMM_EXIT_TEXT_BYTES 384
+#define VMM_NEWS_BYTES      256
 
+struct memory_server;
 struct vmm;
 
 /**
@@ -36,6 +38,12 @@ struct vmm;
  * @snapfile_fd: device state, readable and seekable; the VMM inherits it. The content is needed by
  *               load only: it may still be fetched while the VMM starts. Its file position is the
  *               driver's from start until load has returned.
+ * @snapfile: path of the same, for a VMM that opens it itself (firecracker); NULL: there is none
+ * @memory: the server behind @memory_socket, which must outlive the VMM; driver firecracker asks it
+ *          whether the memory has come, and clears its event while it waits for that
+ * @disk_socket: path of the listening NBD unix socket with the root disk; NULL: the build has none
+ * @disk_export: its export's name; NULL for the default one, ""
+ * @version: of the VMM that the snapshot is of, as recorded; NULL: not known, and not compared
  * @args: NULL-terminated, the VMM's command line as recorded in the build
  * @extra_options: NULL-terminated; each is one argument, or "-option value", divided at the first
  *                 blanks. May be NULL.
@@ -47,6 +55,11 @@ struct vmm_options {
     uint64_t memory_bytes;
     uint64_t page_bytes;
     int snapfile_fd;
+    const char *snapfile;
+    struct memory_server *memory;
+    const char *disk_socket;
+    const char *disk_export;
+    const char *version;
     const char *const *args;
     const char *const *extra_options;
     const char *program;
@@ -61,6 +74,7 @@ struct vmm_options {
  * @run: let the vCPUs run
  * @stop: end it: politely, after three seconds by SIGKILL. Afterwards it is reaped, and
  *        vmm_exit_text() tells how it ended. May be called in every state, and again.
+ * @event_fd, @news: see vmm_event_fd() and vmm_news(); NULL: it never tells anything
  * @release: stop and release everything; use vmm_destroy()
  *
  * After an error of load or run only stop and vmm_destroy() make sense. Its text ends with how the
@@ -72,10 +86,12 @@ struct vmm_driver {
     int (*load)(struct vmm *v, struct thaw_error *e);
     int (*run)(struct vmm *v, struct thaw_error *e);
     void (*stop)(struct vmm *v);
+    int (*event_fd)(struct vmm *v);
+    bool (*news)(struct vmm *v, char ret[VMM_NEWS_BYTES]);
     void (*release)(struct vmm *v);
 };
 
-#define VMM_DRIVER_NAMES "none, qemu" /* for messages */
+#define VMM_DRIVER_NAMES "none, qemu, firecracker" /* for messages */
 
 /** vmm_driver_find() - the driver called @name, or NULL */
 const struct vmm_driver *vmm_driver_find(const char *name);
@@ -85,6 +101,21 @@ int vmm_pidfd(const struct vmm *v);
 
 /** vmm_pid() - the VMM's process number, 0 without a process */
 pid_t vmm_pid(const struct vmm *v);
+
+/**
+ * vmm_event_fd() - readable when vmm_news() is to be called; -1, which poll(2) passes over: not now
+ *
+ * May become -1 with any call of vmm_news(). Belongs to @v.
+ */
+int vmm_event_fd(struct vmm *v);
+
+/**
+ * vmm_news() - take in what the running VMM tells, so that it can tell more; does not wait
+ * @ret: a sentence for the operator: the guest's kernel panicked, a disk failed, ...
+ *
+ * Returns: true with the next sentence, to be called again; false when there is none for now.
+ */
+bool vmm_news(struct vmm *v, char ret[VMM_NEWS_BYTES]);
 
 /** vmm_ended_well() - whether the VMM's process has ended, by itself, with status 0 */
 bool vmm_ended_well(const struct vmm *v);

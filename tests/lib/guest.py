@@ -23,9 +23,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import time
+import urllib.parse
 from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -212,18 +214,50 @@ def find_kernel():
     raise GuestError("no kernel in /boot; apt-get install linux-image-cloud-amd64")
 
 
+# The root disk of a build is the drive `rootfs` of its machine. Which disk that is, is said apart.
+ROOT_DEVICE = ("-device", "virtio-blk-pci,drive=rootfs")
+ROOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+
+
+def root_blockdev(disk):
+    """The value of QEMU's -blockdev for the root disk: a path, or nbd+unix:///EXPORT?socket=PATH"""
+    node = {"node-name": "rootfs"}
+    if disk.startswith("nbd+unix:"):
+        uri = urllib.parse.urlsplit(disk)
+        node |= {"driver": "nbd", "export": uri.path[1:], "reconnect-delay": 10, "server": {
+            "type": "unix", "path": urllib.parse.parse_qs(uri.query)["socket"][0]}}
+    else:
+        node |= {"driver": "file", "filename": disk}
+    return json.dumps(node)
+
+
+def make_disk(path, mib, folder=None):
+    """An ext4 image of that size at @path, with the files of @folder in it; needs e2fsprogs."""
+    with open(path, "wb") as f:
+        f.truncate(mib << 20)
+    mkfs = shutil.which("mkfs.ext4", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if not mkfs:
+        raise GuestError("mkfs.ext4 is missing; apt-get install e2fsprogs")
+    subprocess.run([mkfs, "-q", "-F", *(["-d", folder] if folder else []), path], check=True)
+    return path
+
+
 class Guest:
     """A guest that this process started. Memory lies in the file `memory` of its directory."""
 
     @classmethod
-    def boot(cls, directory, memory_mib, extra=(), modules=(), timeout=TIMEOUT):
+    def boot(cls, directory, memory_mib, extra=(), modules=(), timeout=TIMEOUT, disk=None,
+             host_options=()):
         """Boot and wait until the guest obeys.
 
         directory: exists, takes the memory file, initramfs, log and serial socket
         extra: further arguments of QEMU, which become part of the snapshot's
         modules: kernel modules to load, e.g. ("virtio_pci", "virtio_balloon")
+        disk: the root disk, /dev/vda in the guest: path of a raw image (make_disk()), or
+            "nbd+unix:///EXPORT?socket=PATH"
+        host_options: further arguments of QEMU that are no part of the snapshot
         """
-        guest = cls(directory, memory_mib, extra, modules)
+        guest = cls(directory, memory_mib, extra, modules, disk, host_options)
         try:
             guest._start(timeout)
         except BaseException:
@@ -231,11 +265,16 @@ class Guest:
             raise
         return guest
 
-    def __init__(self, directory, memory_mib, extra, modules):
+    def __init__(self, directory, memory_mib, extra, modules, disk, host_options):
         self.memory = os.path.join(directory, "memory")
         self.log = os.path.join(directory, "qemu.log")
         self.directory, self.memory_mib = directory, memory_mib
         self.process, self.qmp, self.console = None, None, None
+        self.host_options = list(host_options)
+        if disk:
+            self.host_options += ["-blockdev", root_blockdev(disk)]
+            extra = (*extra, *ROOT_DEVICE)
+            modules = (*modules, *ROOT_MODULES)
         self.kernel, self.initrd = find_kernel(), os.path.join(directory, "initrd.gz")
         subprocess.run([os.path.join(HERE, "make-initramfs"), self.initrd, self.kernel, *modules],
                        check=True)
@@ -251,7 +290,7 @@ class Guest:
                 "-append", "console=ttyS0 quiet panic=-1",
                 "-object", f"memory-backend-file,id=mem,size={self.memory_mib}M,share=on,"
                            f"mem-path={self.memory.replace(',', ',,')}",
-                *self.console.vmm_option.split(" ", 1),
+                *self.host_options, *self.console.vmm_option.split(" ", 1),
                 "-chardev", f"socket,id=qmp,fd={theirs.fileno()}",
                 "-mon", "chardev=qmp,mode=control"]
         with theirs, open(self.log, "wb") as log:

@@ -316,6 +316,94 @@ static void notices_the_end_of_the_process(void **state)
     waitpid(child, NULL, 0);
 }
 
+static void assert_next_event(struct peer *p, const char *expected)
+{
+    json_t *event CLEANUP_JSON = NULL;
+
+    assert_int_equal(qmp_next_event(p->qmp, &event, &p->e), expected ? 1 : 0);
+    if (expected)
+        assert_string_equal(json_string_value(json_object_get(event, "event")), expected);
+}
+
+/* Those that were kept, then those in the socket; never does it wait. */
+static void hands_out_events_between_commands(void **state)
+{
+    struct peer p;
+
+    (void)state;
+    connect_peer(&p, -1, "{\"event\": \"STOP\"}\n" ANSWER(1) "{\"event\": \"RES");
+    assert_int_equal(qmp_execute(p.qmp, "a", NULL, LONG_WAIT, NULL, &p.e), 0);
+    assert_next_event(&p, "STOP");
+    assert_next_event(&p, NULL);
+    say(&p, "UME\"}\n" ANSWER(7) "{\"event\": \"RESET\"}\n");
+    assert_next_event(&p, "RESUME");
+    assert_next_event(&p, "RESET"); /* an answer that nobody waits for is passed over */
+    assert_next_event(&p, NULL);
+    say(&p, "no JSON\n");
+    assert_int_equal(qmp_next_event(p.qmp, &(json_t *){NULL}, &p.e), -EPROTO);
+    close_fd(&p.fd);
+    assert_int_equal(qmp_next_event(p.qmp, &(json_t *){NULL}, &p.e), -ECONNRESET);
+    disconnect_peer(&p);
+}
+
+static void knows_the_version(void **state)
+{
+    static const struct {
+        const char *version;
+        struct qmp_version expected;
+    } cases[] = {
+        {"{\"qemu\": {\"major\": 10, \"minor\": 0, \"micro\": 2}}", {10, 0, 2}},
+        {"{\"qemu\": {\"major\": -1, \"minor\": \"2\", \"micro\": 99999999999}}", {0, 0, 0}},
+        {"7", {0, 0, 0}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char text[256];
+        struct peer p;
+
+        snprintf(text, sizeof(text), "{\"QMP\": {\"version\": %s}}\n" ANSWER(1), cases[i].version);
+        connect_peer(&p, -1, text);
+        assert_int_equal(qmp_negotiate(p.qmp, LONG_WAIT, &p.e), 0);
+        struct qmp_version v = qmp_version(p.qmp);
+        assert_memory_equal(&v, &cases[i].expected, sizeof(v));
+        disconnect_peer(&p);
+    }
+}
+
+static void passes_a_descriptor(void **state)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
+    } control;
+    char heard[256];
+    struct iovec iov = {.iov_base = heard, .iov_len = sizeof(heard)};
+    struct msghdr m = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.bytes,
+                       .msg_controllen = sizeof(control.bytes)};
+    struct peer p;
+    int fds[2], got;
+
+    (void)state;
+    connect_peer(&p, -1, ANSWER(1));
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(qmp_pass_fd(p.qmp, "state", fds[1], LONG_WAIT, &p.e), 0);
+    assert_true(recvmsg(p.fd, &m, MSG_DONTWAIT) > 0);
+    heard[iov.iov_len - 1] = '\0';
+    assert_non_null(strstr(heard, "{\"execute\":\"getfd\",\"id\":1,\"arguments\":"
+                                  "{\"fdname\":\"state\"}}\n"));
+    assert_int_equal(m.msg_controllen, CMSG_SPACE(sizeof(int)));
+    memcpy(&got, CMSG_DATA(&control.align), sizeof(got));
+    close(fds[1]);
+    assert_int_equal(write(got, "x", 1), 1); /* it is the pipe's other end */
+    assert_int_equal(read(fds[0], heard, 1), 1);
+    close(got);
+    close(fds[0]);
+    disconnect_peer(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -332,6 +420,9 @@ int main(void)
         cmocka_unit_test(gives_up_on_a_peer_that_does_not_read),
         cmocka_unit_test(notices_the_end_of_the_connection),
         cmocka_unit_test(notices_the_end_of_the_process),
+        cmocka_unit_test(hands_out_events_between_commands),
+        cmocka_unit_test(knows_the_version),
+        cmocka_unit_test(passes_a_descriptor),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

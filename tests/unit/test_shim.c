@@ -41,9 +41,10 @@ static int listen_here(void)
     return fd;
 }
 
-static struct process *start_client(const char *ready_fd, const int *fds, size_t fd_count)
+static struct process *start_client(const char *how, const char *ready_fd, const int *fds,
+                                    size_t fd_count)
 {
-    const char *argv[] = {client, NULL};
+    const char *argv[] = {client, how, NULL};
     char preload[2 * PATH_MAX], socket_entry[128], bytes_entry[64], ready_entry[64];
     const char *environment[] = {preload, socket_entry, bytes_entry, ready_entry, NULL};
     struct process_options o = {
@@ -141,7 +142,7 @@ static void hands_over_one_mapping(void **state)
 
     (void)state;
     assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
-    struct process *p CLEANUP_PROCESS = start_client("3", &ready[1], 1);
+    struct process *p CLEANUP_PROCESS = start_client(NULL, "3", &ready[1], 1);
     close(ready[1]);
     struct handover *h CLEANUP_HANDOVER = receive(listener, &conn, &uffd);
     assert_int_equal(h->region_count, 1);
@@ -162,9 +163,35 @@ static void hands_over_one_mapping(void **state)
     unlink(socket_path);
 }
 
+/* See shim_client.c: what is discarded is gone, and told of, in whatever order it is done; and the
+ * VMM cannot lose its descriptors. */
+static void watches_over_shared_memory(void **state)
+{
+    int listener CLEANUP_FD = listen_here();
+    int conn CLEANUP_FD = -1, uffd CLEANUP_FD = -1;
+    char text[PROCESS_EXIT_TEXT_BYTES], tail[PROCESS_LOG_TAIL_BYTES];
+    struct counts counts = {0};
+    int ready[2];
+
+    (void)state;
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    struct process *p CLEANUP_PROCESS = start_client("shared", "3", &ready[1], 1);
+    close(ready[1]);
+    struct handover *h CLEANUP_HANDOVER = receive(listener, &conn, &uffd);
+    serve(conn, uffd, h->regions[0].base.v, &counts);
+    assert_true(process_wait(p, LONG_WAIT));
+    assert_string_equal(process_exit_text(p, text), "exit status 0");
+    assert_non_null(strstr(process_log_tail(p, tail), "wanted to close what serves"));
+    assert_int_equal(counts.faults, 3); /* page 5 twice */
+    assert_int_equal(counts.removes, 1);
+    assert_int_equal(counts.removed_at, 5 * PAGE_BYTES);
+    close(ready[0]);
+    unlink(socket_path);
+}
+
 static void assert_ends(const char *ready_fd, const char *expected)
 {
-    struct process *p CLEANUP_PROCESS = start_client(ready_fd, NULL, 0);
+    struct process *p CLEANUP_PROCESS = start_client(NULL, ready_fd, NULL, 0);
     char text[PROCESS_EXIT_TEXT_BYTES], tail[PROCESS_LOG_TAIL_BYTES];
 
     assert_true(process_wait(p, LONG_WAIT));
@@ -202,6 +229,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hands_over_one_mapping),
+        cmocka_unit_test(watches_over_shared_memory),
         cmocka_unit_test(ends_the_process_when_it_cannot),
     };
     int uffd;
