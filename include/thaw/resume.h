@@ -13,6 +13,7 @@
 extern "C" {
 #endif
 
+struct thaw_host;
 struct thaw_sandbox;
 
 /* A VMM that runs in a folder of its own, as Firecracker does under its jailer. */
@@ -35,6 +36,8 @@ struct thaw_jail {
  * @jail: for driver "none": the VMM runs jailed; NULL: it does not
  * @accept: for driver "none": how many VMs to serve, all of this build; 0 stands for 1
  * @populate: not 0: install all memory in the background, besides answering faults
+ * @host: what it shares with other sandboxes, and must outlive it; NULL: a host of its own, with
+ *        the usual settings
  */
 struct thaw_resume_options {
     size_t opts_size;
@@ -47,6 +50,7 @@ struct thaw_resume_options {
     const struct thaw_jail *jail;
     unsigned accept;
     int populate;
+    struct thaw_host *host;
 };
 
 /**
@@ -83,12 +87,16 @@ struct thaw_sandbox_info {
     const char *vmm;
     int vmm_pid; /* 0: not started by us */
     const char *memory_socket;
-    const char *snapfile; /* a file with the VMM's state; NULL when the build has none */
-    const char
-        *jail_memory_socket; /* the same paths as a jailed VMM sees them; NULL without jail */
+    const char *snapfile;           /* a file with the VMM's state; NULL when the build has none */
+    const char *disk_socket;        /* NBD; NULL when the build has no root disk */
+    const char *jail_memory_socket; /* the same paths as a jailed VMM sees them; NULL without */
     const char *jail_snapfile;
+    const char *jail_disk_socket;
+    const char *const *disk_exports; /* NULL-terminated: one writable disk for each VM */
     uint64_t memory_bytes;
-    uint64_t memory_stored_bytes;
+    uint64_t memory_stored_bytes; /* in this build; the rest is zeros, or in its ancestors */
+    uint64_t disk_bytes;
+    uint64_t disk_stored_bytes;
 };
 
 void thaw_sandbox_info(const struct thaw_sandbox *s, struct thaw_sandbox_info *ret);
@@ -109,7 +117,7 @@ struct thaw_sandbox_stats {
         uint64_t total, ram, disk, store, zero, removed; /* fault events, by where the page was */
     } faults;
     struct {
-        uint64_t fetched;    /* read from the store */
+        uint64_t fetched;    /* read from the store meanwhile, also for others of the host */
         uint64_t installed;  /* copied into the guest */
         uint64_t cached;     /* memory that the cache takes now */
         uint64_t unverified; /* of those fetched: no sum to check them by */
@@ -117,8 +125,18 @@ struct thaw_sandbox_stats {
     struct {
         uint64_t total, installed, failed; /* 4 KiB pages of guest memory */
     } pages;
+    struct {
+        uint64_t reads, writes, zeroes, trims, flushes; /* requests answered */
+        uint64_t failed;                                /* of them, with an error */
+        uint64_t waited;                                /* of them, after a fetch */
+        uint64_t read_bytes, written_bytes;
+        uint64_t dirty_bytes; /* memory that the VMs' changes take now */
+    } disk;
     double seconds; /* since the start of the resume */
 };
+
+/** thaw_sandbox_mark() - note in the stages that @name (a string that lives on) has happened now */
+void thaw_sandbox_mark(struct thaw_sandbox *s, const char *name);
 
 /** thaw_sandbox_stats() - a snapshot */
 void thaw_sandbox_stats(struct thaw_sandbox *s, struct thaw_sandbox_stats *ret);

@@ -70,6 +70,9 @@ int parse_options(const struct verb_spec *spec, int argc, char **argv,
 /** fail() - print "thaw: TEXT" of @e on stderr; returns EXIT_FAILED */
 int fail(const struct thaw_error *e);
 
+/** warn() - print "thaw: TEXT" on stderr; @arg is not used */
+void warn(void *arg, const char *text);
+
 /** usage_error() - print a complaint and how to get help; returns EXIT_USAGE */
 [[gnu::format(printf, 2, 3)]] int usage_error(const struct verb_spec *spec, const char *fmt, ...);
 

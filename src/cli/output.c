@@ -18,6 +18,12 @@ int fail(const struct thaw_error *e)
     return EXIT_FAILED;
 }
 
+void warn(void *arg, const char *text)
+{
+    (void)arg;
+    fprintf(stderr, "thaw: %s\n", text);
+}
+
 int print_json(struct json_t *json)
 {
     int r = json ? json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) : -1;

@@ -6,12 +6,13 @@
 
 #include <stdbool.h>
 
+struct thaw_host;
 struct thaw_sandbox;
 
 /** report_ready() - it runs, or waits for its VMM */
-int report_ready(struct thaw_sandbox *s, bool json);
+int report_ready(struct thaw_host *host, struct thaw_sandbox *s, bool json);
 
 /** report_end() - what the resume has taken */
-int report_end(struct thaw_sandbox *s, bool json);
+int report_end(struct thaw_host *host, struct thaw_sandbox *s, bool json);
 
 #endif

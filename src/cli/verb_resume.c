@@ -1,26 +1,59 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
+#include "base/size.h"
 #include "cli/cli.h"
-#include "cli/resume_report.h"
+#include "cli/resume_iterate.h"
+#include "cli/resume_serve.h"
 
-enum key { STORE, VMM, VMM_PROGRAM, VMM_OPTION, RUN_DIR, JAIL, ACCEPT, POPULATE, JSON };
+enum key {
+    STORE,
+    VMM,
+    VMM_PROGRAM,
+    VMM_OPTION,
+    RUN_DIR,
+    JAIL,
+    ACCEPT,
+    POPULATE,
+    CACHE,
+    CACHE_BACKING,
+    MEMORY_BUDGET,
+    FLAG,
+    FLAGS,
+    METRICS,
+    ITERATIONS,
+    COLD,
+    CMD,
+    ON_RESUMED,
+    JSON
+};
 
 static const struct option_spec options[] = {
     {"store", "STORE", "where the build is: DIR or file:///DIR", STORE},
-    {"vmm", "DRIVER", "qemu, or none: serve a VMM that you start (default: as recorded)", VMM},
+    {"vmm", "DRIVER", "qemu, firecracker, or none: serve one that you start (default: as recorded)",
+     VMM},
     {"vmm-program", "FILE", "the VMM to run instead of the usual one", VMM_PROGRAM},
     {"vmm-option", "ARG", "one more option for the VMM, \"-opt value\"; repeatable", VMM_OPTION},
     {"run-dir", "DIR", "where to make the folder of sockets (default: /run/thaw)", RUN_DIR},
     {"jail", "UID:GID:ROOT", "put the sockets into ROOT, for a VMM jailed there", JAIL},
     {"accept", "N", "serve N VMs of this build, one after the other or at once", ACCEPT},
     {"populate", NULL, "install all memory in the background", POPULATE},
+    {"cache", "DIR", "folder for the files of --cache-backing file", CACHE},
+    {"cache-backing", "BACKING", "how caches keep their bytes: memfd (default) or file",
+     CACHE_BACKING},
+    {"memory-budget", "SIZE", "memory that caches may take (default: half of the host's)",
+     MEMORY_BUDGET},
+    {"flag", "NAME=VALUE", "set a feature flag; repeatable", FLAG},
+    {"flags", "FILE", "feature flags in flagd's format, read again when it changes", FLAGS},
+    {"metrics", "ADDRESS", "serve metrics over HTTP on HOST:PORT or unix:PATH", METRICS},
+    {"iterations", "N", "resume N times, ending each when --cmd ends, and tell what they took",
+     ITERATIONS},
+    {"cold", NULL, "with --iterations: begin each with an empty cache", COLD},
+    {"cmd", "CMD", "run CMD in a shell when the VM runs, and end the VM when CMD ends", CMD},
+    {"on-resumed", "CMD", "run CMD in a shell when the VM runs", ON_RESUMED},
     {"json", NULL, "print one JSON line when ready and one at the end", JSON},
     {0},
 };
@@ -37,7 +70,11 @@ struct arguments {
     struct thaw_resume_options resume;
     struct thaw_jail jail;
     struct strings vmm_options;
-    bool json;
+    struct thaw_host_options host;
+    struct strings flags;
+    struct serve_options serve;
+    unsigned iterations; /* 0: once, and serve until the end */
+    bool cold;
 };
 
 static int take_jail(struct arguments *a, const char *value)
@@ -54,17 +91,25 @@ static int take_jail(struct arguments *a, const char *value)
     return 0;
 }
 
-static int take_accept(struct arguments *a, const char *value)
+static int take_count(const char *option, const char *value, unsigned max, unsigned *ret)
 {
     char *end;
     unsigned long n = strtoul(value, &end, 10);
 
-    if (*end != '\0' || n < 1 || n > 1024 || value[0] < '0' || value[0] > '9') {
-        usage_error(&spec, "--accept takes a number from 1 to 1024, not '%s'", value);
+    if (*end != '\0' || n < 1 || n > max || value[0] < '0' || value[0] > '9') {
+        usage_error(&spec, "--%s takes a number from 1 to %u, not '%s'", option, max, value);
         return -1;
     }
-    a->resume.accept = (unsigned)n;
+    *ret = (unsigned)n;
     return 0;
+}
+
+static int take_budget(struct arguments *a, const char *value)
+{
+    if (size_parse(value, &a->host.memory_budget) == 0 && a->host.memory_budget > 0)
+        return 0;
+    usage_error(&spec, "--memory-budget takes a size, as in 512M, not '%s'", value);
+    return -1;
 }
 
 static int take(void *arg, int key, const char *value)
@@ -89,74 +134,42 @@ static int take(void *arg, int key, const char *value)
     case JAIL:
         return take_jail(a, value);
     case ACCEPT:
-        return take_accept(a, value);
+        return take_count("accept", value, 1024, &a->resume.accept);
     case POPULATE:
         a->resume.populate = 1;
         break;
+    case CACHE:
+        a->host.cache_dir = value;
+        break;
+    case CACHE_BACKING:
+        a->host.cache_backing = value;
+        break;
+    case MEMORY_BUDGET:
+        return take_budget(a, value);
+    case FLAG:
+        return strings_add(&a->flags, value);
+    case FLAGS:
+        a->host.flags_file = value;
+        break;
+    case METRICS:
+        a->host.metrics = value;
+        break;
+    case ITERATIONS:
+        return take_count("iterations", value, ITERATIONS_MAX, &a->iterations);
+    case COLD:
+        a->cold = true;
+        break;
+    case CMD:
+        a->serve.cmd = value;
+        break;
+    case ON_RESUMED:
+        a->serve.on_resumed = value;
+        break;
     case JSON:
-        a->json = true;
+        a->serve.json = true;
         break;
     }
     return 0;
-}
-
-static void stop_signals(sigset_t *ret)
-{
-    sigemptyset(ret);
-    sigaddset(ret, SIGTERM);
-    sigaddset(ret, SIGINT);
-    sigaddset(ret, SIGHUP);
-}
-
-/*
- * While the sandbox runs, signals are something to poll for. Before and after, when a store that
- * does not answer may be waited for, they end the process, and the janitor cleans up.
- */
-static int open_stop_fd(void)
-{
-    sigset_t set;
-
-    stop_signals(&set);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
-/* The signals that stopped us are taken; the next one ends us. */
-static void close_stop_fd(int fd)
-{
-    struct signalfd_siginfo taken;
-    sigset_t set;
-
-    while (read(fd, &taken, sizeof(taken)) > 0)
-        ;
-    close(fd);
-    stop_signals(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
-}
-
-static void warn(void *arg, const char *text)
-{
-    (void)arg;
-    fprintf(stderr, "thaw: %s\n", text);
-}
-
-static int serve(struct thaw_sandbox *s, const struct arguments *a)
-{
-    struct thaw_error e = THAW_ERROR_INIT;
-    int stop_fd = open_stop_fd(), status, r;
-
-    if (stop_fd < 0) {
-        perror("thaw: signalfd");
-        return EXIT_FAILED;
-    }
-    status = report_ready(s, a->json);
-    r = status == EXIT_OK ? thaw_sandbox_wait(s, stop_fd, warn, NULL, &e) : 0;
-    close_stop_fd(stop_fd);
-    if (status != EXIT_OK)
-        return status;
-    thaw_sandbox_stop(s);
-    status = report_end(s, a->json);
-    return r < 0 ? fail(&e) : status;
 }
 
 /* VMs and layers take descriptors; the soft limit is for programs that use select(2). */
@@ -171,29 +184,49 @@ static void raise_descriptor_limit(void)
         perror("thaw: raising the limit of open files");
 }
 
-static int resume(struct arguments *a)
+static int resume_on(struct thaw_host *host, struct arguments *a)
 {
     struct thaw_error e = THAW_ERROR_INIT;
     struct thaw_sandbox *s;
     int status;
 
+    a->resume.host = host;
+    if (a->iterations)
+        return resume_iterate(host, &a->resume, &a->serve, a->iterations, a->cold);
+    if (thaw_resume(&a->resume, &s, &e) < 0)
+        return fail(&e);
+    status = serve(host, s, &a->serve, NULL);
+    thaw_sandbox_destroy(s);
+    return status;
+}
+
+static int resume(struct arguments *a)
+{
+    struct thaw_error e = THAW_ERROR_INIT;
+    struct thaw_host *host;
+    int status;
+
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     a->resume.vmm_options = a->vmm_options.list;
-    if (thaw_resume(&a->resume, &s, &e) < 0)
+    a->host.flags = a->flags.list;
+    a->host.warn = warn;
+    if (thaw_host_open(&a->host, &host, &e) < 0)
         return fail(&e);
-    status = serve(s, a);
-    thaw_sandbox_destroy(s);
+    status = resume_on(host, a);
+    thaw_host_close(host);
     return status;
 }
 
 int verb_resume(int argc, char **argv)
 {
-    struct arguments a = {.resume.opts_size = sizeof(a.resume)};
+    struct arguments a = {.resume.opts_size = sizeof(a.resume), .host.opts_size = sizeof(a.host)};
     int first, status = parse_options(&spec, argc, argv, take, &a, &first);
 
     if (status < 0 && first + 1 != argc)
         status = usage_error(&spec, first == argc ? "which build?" : "one build at a time");
+    if (status < 0 && a.cold && !a.iterations)
+        status = usage_error(&spec, "--cold goes with --iterations");
     if (status < 0 && !a.resume.store)
         status = usage_error(&spec, "--store is needed");
     if (status < 0) {
@@ -201,5 +234,6 @@ int verb_resume(int argc, char **argv)
         status = resume(&a);
     }
     free(a.vmm_options.list);
+    free(a.flags.list);
     return status;
 }

@@ -6,19 +6,13 @@
 
 #include "base/error.h"
 #include "cache/set.h"
-#include "fetch/fetch.h"
-#include "kernel/io.h"
+#include "lib/host.h"
 #include "lib/options.h"
 #include "sandbox/sandbox.h"
-#include "store/store.h"
 
-/* A sandbox with the machinery that it stands on, from the bottom up. */
 struct thaw_sandbox {
-    struct io_engine *io;
-    struct store *store;
-    struct cache_set *caches;
-    struct fetch *fetch;
-    struct sandbox *sandbox;
+    struct thaw_host *own_host; /* owned; NULL: the host is somebody else's */
+    struct sandbox *sandbox;    /* owned */
 };
 
 void thaw_sandbox_destroy(struct thaw_sandbox *s)
@@ -26,29 +20,32 @@ void thaw_sandbox_destroy(struct thaw_sandbox *s)
     if (!s)
         return;
     sandbox_destroy(s->sandbox);
-    fetch_destroy(s->fetch);
-    cache_set_destroy(s->caches);
-    store_close(s->store);
-    io_engine_destroy(s->io);
+    thaw_host_close(s->own_host);
     free(s);
 }
 
 static int build_up(struct thaw_sandbox *s, const struct thaw_resume_options *o,
                     const struct uuid *build, struct thaw_error *e)
 {
-    int r = io_engine_create(IO_KIND_AUTO, &s->io, e);
+    struct thaw_host_options usual = {.opts_size = sizeof(usual)};
+    struct thaw_host *host = o->host;
+    struct fetch *fetch;
+    struct store *store;
+    int r = 0;
 
+    if (!host) {
+        r = thaw_host_open(&usual, &s->own_host, e);
+        host = s->own_host;
+    }
     if (r == 0)
-        r = store_open(o->store, s->io, false, &s->store, e);
+        r = host_fetch(host, &fetch, e);
     if (r == 0)
-        r = cache_set_create(&(struct cache_set_options){0}, &s->caches, e);
-    if (r == 0)
-        r = fetch_create(s->caches, &s->fetch, e);
+        r = host_store(host, o->store, &store, e);
     if (r == 0)
         r = sandbox_resume(
             &(struct sandbox_options){
-                .fetch = s->fetch,
-                .store = s->store,
+                .fetch = fetch,
+                .store = store,
                 .build = *build,
                 .vmm = o->vmm,
                 .vmm_program = o->vmm_program,
@@ -56,7 +53,7 @@ static int build_up(struct thaw_sandbox *s, const struct thaw_resume_options *o,
                 .run_dir = o->run_dir,
                 .jail = o->jail,
                 .accept = o->accept,
-                .populate = o->populate != 0,
+                .populate = o->populate,
             },
             &s->sandbox, e);
     return r;
@@ -103,6 +100,11 @@ void thaw_sandbox_stop(struct thaw_sandbox *s)
 void thaw_sandbox_info(const struct thaw_sandbox *s, struct thaw_sandbox_info *ret)
 {
     sandbox_info(s->sandbox, ret);
+}
+
+void thaw_sandbox_mark(struct thaw_sandbox *s, const char *name)
+{
+    sandbox_mark(s->sandbox, name);
 }
 
 void thaw_sandbox_stats(struct thaw_sandbox *s, struct thaw_sandbox_stats *ret)

@@ -55,7 +55,9 @@ static int choose_driver(struct sandbox *s, const struct sandbox_options *o, str
     s->driver = vmm_driver_find(name);
     if (!s->driver)
         return err_set(e, -EINVAL, "no driver for VMM '%s'; there are: %s", name, VMM_DRIVER_NAMES);
-    if (strcmp(name, "none") != 0 && strcmp(name, recorded) != 0)
+    /* A build that records no VMM, as E2B's do, is for whoever resumes it to know. */
+    if (s->metadata->vmm.kind != VMM_NONE && strcmp(name, "none") != 0 &&
+        strcmp(name, recorded) != 0)
         return err_set(e, -EINVAL, "build %s is a snapshot of '%s', not of '%s'", s->build,
                        recorded, name);
     return 0;
@@ -87,6 +89,8 @@ static int open_build(struct sandbox *s, const struct sandbox_options *o, struct
         r = check_options(s, o, e);
     if (r == 0)
         r = image_open(s->fetch, s->store, s->manifest, IMAGE_MEMORY, &s->memory, e);
+    if (r == 0)
+        r = root_disk_open(&s->disk, s->fetch, s->store, s->manifest, e);
     if (r < 0)
         return r;
     if (s->metadata->memory_bytes != 0 && s->metadata->memory_bytes != image_bytes(s->memory))
@@ -141,6 +145,11 @@ static int start_vmm(struct sandbox *s, const struct sandbox_options *o, struct 
             .memory_bytes = image_bytes(s->memory),
             .page_bytes = PAGE_BYTES,
             .snapfile_fd = s->snapfile_fd,
+            .snapfile = s->snapfile,
+            .memory = s->server,
+            .disk_socket = s->disk.socket,
+            .disk_export = s->disk.exports ? s->disk.exports[0] : NULL,
+            .version = vmm->version,
             .args = args,
             .extra_options = o->vmm_options,
             .program = o->vmm_program,
@@ -169,26 +178,42 @@ static int open_jail(struct sandbox *s, const struct thaw_jail *jail, struct tha
     return 0;
 }
 
+static int start_servers(struct sandbox *s, const struct sandbox_options *o, struct thaw_error *e)
+{
+    unsigned vms = o->accept ? o->accept : 1;
+    uid_t uid = o->jail ? o->jail->uid : (uid_t)-1;
+    gid_t gid = o->jail ? o->jail->gid : (gid_t)-1;
+    int r = memory_server_create(
+        &(struct memory_server_options){
+            .socket_path = s->memory_socket,
+            .image = s->memory,
+            .vms = vms,
+            .owner_uid = uid,
+            .owner_gid = gid,
+            .populate = o->populate,
+        },
+        &s->server, e);
+
+    if (r < 0)
+        return r;
+    timeline_mark(&s->timeline, "memory server listening");
+    if (!s->disk.image)
+        return 0;
+    r = root_disk_serve(&s->disk, s->manifest, s->run_dir, vms, uid, gid, e);
+    if (r == 0)
+        timeline_mark(&s->timeline, "disk listening");
+    return r;
+}
+
 /* The VMM starts while its state is fetched; faults are served from the moment it connects. */
 static int bring_up(struct sandbox *s, const struct sandbox_options *o, struct thaw_error *e)
 {
     int r = make_snapfile(s, e);
 
     if (r == 0)
-        r = memory_server_create(
-            &(struct memory_server_options){
-                .socket_path = s->memory_socket,
-                .image = s->memory,
-                .vms = o->accept ? o->accept : 1,
-                .owner_uid = o->jail ? o->jail->uid : (uid_t)-1,
-                .owner_gid = o->jail ? o->jail->gid : (gid_t)-1,
-                .populate = o->populate,
-            },
-            &s->server, e);
-    if (r < 0)
-        return r;
-    timeline_mark(&s->timeline, "memory server listening");
-    r = start_vmm(s, o, e);
+        r = start_servers(s, o, e);
+    if (r == 0)
+        r = start_vmm(s, o, e);
     if (r == 0)
         r = fill_snapfile(s, e);
     if (r < 0)
@@ -230,6 +255,7 @@ int sandbox_resume(const struct sandbox_options *options, struct sandbox **ret,
         return err_set(e, -ENOMEM, "no memory for a sandbox");
     timeline_start(&s->timeline);
     s->fetch = options->fetch;
+    s->before = fetch_counters(s->fetch);
     s->store = options->store;
     s->snapfile_fd = -1;
     s->janitor = (struct janitor)JANITOR_INIT;

@@ -48,6 +48,7 @@ struct sandbox_options {
 
 void sandbox_stop(struct sandbox *s);
 void sandbox_info(const struct sandbox *s, struct thaw_sandbox_info *ret);
+void sandbox_mark(struct sandbox *s, const char *name);
 void sandbox_stats(struct sandbox *s, struct thaw_sandbox_stats *ret);
 void sandbox_destroy(struct sandbox *s);
 

@@ -63,6 +63,17 @@ static void tell_news(const struct sandbox *s, struct listener *l)
     }
 }
 
+/* The VMM must be listened to in any case: it stops when its pipe is full. */
+static void tell_vmm_news(const struct sandbox *s, const struct listener *l)
+{
+    char text[VMM_NEWS_BYTES];
+
+    while (vmm_news(s->vmm, text)) {
+        if (l->warn)
+            l->warn(l->arg, text);
+    }
+}
+
 /* 1: stop_fd, 0: the VM is gone */
 static int wait_for_end(struct sandbox *s, int stop_fd, struct listener *l, struct thaw_error *e)
 {
@@ -70,17 +81,23 @@ static int wait_for_end(struct sandbox *s, int stop_fd, struct listener *l, stru
         {.fd = stop_fd, .events = POLLIN},
         {.fd = memory_server_event_fd(s->server), .events = POLLIN},
         {.fd = vmm_pidfd(s->vmm), .events = POLLIN},
+        {.events = POLLIN},
     };
 
     for (;;) {
+        sandbox_refresh(s);
+        tell_news(s, l);
+        if (s->status.phase == MEMORY_ENDED)
+            return 0;
+        p[3].fd = vmm_event_fd(s->vmm);
         if (poll(p, ARRAY_SIZE(p), -1) < 0) {
             if (errno == EINTR)
                 continue;
             return err_errno(e, -errno, "waiting for the VM's end");
         }
-        sandbox_refresh(s);
-        tell_news(s, l);
-        if (p[2].revents || s->status.phase == MEMORY_ENDED)
+        if (p[3].revents)
+            tell_vmm_news(s, l);
+        if (p[2].revents)
             return 0;
         if (p[0].revents)
             return 1;
@@ -99,6 +116,8 @@ int sandbox_wait(struct sandbox *s, int stop_fd, void (*warn)(void *arg, const c
     how = wait_for_end(s, stop_fd, &l, e);
     if (how < 0)
         return how;
+    sandbox_refresh(s);
+    tell_news(s, &l);
     if (s->status.failed_pages > 0) {
         sandbox_failure_text(s, text, sizeof(text));
         return err_set(e, -EIO, "%s (%llu pages in all)", text,

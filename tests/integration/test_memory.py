@@ -152,15 +152,15 @@ def a_peer_that_says_nothing_is_dropped(case):
 
 
 def wrong_build_is_refused(case):
-    """More memory than the build has: told, not served with invented bytes."""
-    image = case.image("memory", "8M")
-    larger = case.image("larger", "16M")
-    thaw = case.resume(case.create(image))
-    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image",
-                        larger, "--hang-seconds", "2")
-    check(client.wait() != 0, "a VM with more memory than the build has was served")
-    thaw.stop()
-    check_in("does not fit", thaw.stderr(), "what thaw says")
+    """More memory than the build has: told, not served with invented bytes. Less: told, too."""
+    build = case.create(case.image("memory", "8M"))
+    for size, text in (("16M", "does not fit"), ("4M", "holds byte 4194304 of")):
+        thaw = case.resume(build)
+        client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image",
+                            case.image("other-" + size, size), "--hang-seconds", "2")
+        check(client.wait() != 0, f"a VM of {size} was served by a build of 8M")
+        thaw.stop()
+        check_in(text, thaw.stderr(), "what thaw says")
 
 
 def sigterm_ends_it(case):

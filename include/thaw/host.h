@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_HOST_H
+#define THAW_HOST_H
+
+/* What all sandboxes of a process share: I/O, caches and their budget, flags, metrics. Conventions:
+ * see thaw/thaw.h. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "thaw/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct thaw_host;
+
+/**
+ * struct thaw_host_options - all zero but opts_size is a good choice
+ * @cache_backing: how caches keep their bytes: "memfd" or "file"; NULL for the default, memfd
+ * @cache_dir: folder of the files of backing file; NULL for the usual one
+ * @memory_budget: bytes of memory that caches may take; 0 for half of the host's
+ * @flags_file: feature flags in flagd's format, watched for changes; NULL for none
+ * @flags: NULL-terminated, "NAME=VALUE" each, which beat the file and the environment; NULL for
+ * none
+ * @metrics: where to serve metrics over HTTP: "HOST:PORT", "[::1]:PORT" or "unix:PATH"; NULL:
+ * nowhere
+ * @warn: told, with @warn_arg, what an operator should hear of, on the thread that called; or NULL
+ */
+struct thaw_host_options {
+    size_t opts_size;
+    const char *cache_backing;
+    const char *cache_dir;
+    uint64_t memory_budget;
+    const char *flags_file;
+    const char *const *flags;
+    const char *metrics;
+    void (*warn)(void *arg, const char *text);
+    void *warn_arg;
+};
+
+/** thaw_host_open() - set it up; one is enough for a process */
+int thaw_host_open(const struct thaw_host_options *options, struct thaw_host **ret,
+                   struct thaw_error *e);
+
+/** thaw_host_close() - all its sandboxes must have been destroyed. NULL is allowed. */
+void thaw_host_close(struct thaw_host *h);
+
+/** thaw_host_fd() - poll it for POLLIN, then call thaw_host_handle(); -1: there is nothing to poll
+ */
+int thaw_host_fd(const struct thaw_host *h);
+
+/** thaw_host_handle() - take in flags that have changed; applies to sandboxes resumed from now on
+ */
+void thaw_host_handle(struct thaw_host *h);
+
+/** thaw_host_reload() - read the file of flags again, as on SIGHUP */
+void thaw_host_reload(struct thaw_host *h);
+
+#define THAW_SOURCE_BYTES 320
+
+/* How things stand. Strings live as long as the host. */
+struct thaw_host_info {
+    const char *cache_backing;                    /* of caches that are made from now on */
+    char cache_backing_source[THAW_SOURCE_BYTES]; /* "default", "option", "flag ... (file PATH)" */
+    const char *metrics;                          /* where they are served; NULL: nowhere */
+    uint64_t memory_budget;
+    uint64_t cached_bytes;  /* in memory or files, by all caches */
+    uint64_t charged_bytes; /* of the budget */
+    uint64_t not_kept;      /* granules that were served but not kept: the budget was spent */
+};
+
+void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

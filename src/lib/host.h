@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_LIB_HOST_H
+#define THAW_LIB_HOST_H
+
+/* What stands behind include/thaw/host.h. Control thread. */
+
+#include "cache/set.h"
+#include "thaw/host.h"
+
+struct fetch;
+struct flags;
+struct host_metrics;
+struct io_engine;
+struct metrics_server;
+
+/* Caches of one backing, and who fills them. A flag may change the backing of what comes next. */
+struct host_caches {
+    _Atomic(struct cache_set *) set; /* owned; NULL: not used yet; the metrics read it, too */
+    struct fetch *fetch;             /* owned */
+};
+
+/* A store that sandboxes have used; open until the host is closed, as caches are known by it. */
+struct host_store {
+    char *name;              /* owned */
+    struct store *store;     /* owned */
+    struct host_store *next; /* owned */
+};
+
+/* Built from the top down, taken apart from the bottom up. */
+struct thaw_host {
+    struct flags *flags;  /* owned, as is all below */
+    struct io_engine *io; /* one for all stores */
+    struct host_store *stores;
+    struct host_caches caches[CACHE_BACKINGS];
+    struct metrics_server *metrics;
+    struct host_metrics *watches;
+    char *folder;       /* for files; NULL: the usual one */
+    uint64_t budget;    /* 0: the usual one */
+    bool backing_given; /* by an option */
+    enum cache_backing backing;
+};
+
+/** host_fetch() - the fetcher for what is resumed now, by flags and options */
+[[gnu::warn_unused_result]] int host_fetch(struct thaw_host *h, struct fetch **ret,
+                                           struct thaw_error *e);
+
+/** host_store() - the store of that name, the host's to close */
+[[gnu::warn_unused_result]] int host_store(struct thaw_host *h, const char *name,
+                                           struct store **ret, struct thaw_error *e);
+
+/** host_set() - the caches of that backing, NULL if there are none. Any thread. */
+struct cache_set *host_set(struct thaw_host *h, enum cache_backing backing);
+
+/** host_backing() - the backing of what is resumed now; why, into @source unless that is NULL */
+enum cache_backing host_backing(struct thaw_host *h, char source[THAW_SOURCE_BYTES]);
+
+#endif

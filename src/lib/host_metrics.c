@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lib/host_metrics.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "lib/host.h"
+#include "observe/metrics.h"
+#include "observe/throttle.h"
+
+/* The attributes' values are in the order of the sources. */
+_Static_assert((int)METRIC_THROTTLE_BPF == 0 && (int)METRIC_THROTTLE_WCHAN == 3,
+               "sources of the throttle, the best first");
+
+struct host_metrics {
+    struct thaw_host *host;    /* borrowed */
+    struct throttle *throttle; /* owned */
+    struct metrics_watch cache_bytes, pauses, time;
+};
+
+static void add_cache_bytes(void *arg, double *values)
+{
+    static const enum metric_backing names[] = {
+        [CACHE_BACKING_MEMFD] = METRIC_BACKING_MEMFD,
+        [CACHE_BACKING_FILE] = METRIC_BACKING_FILE,
+    };
+    struct host_metrics *m = arg;
+
+    for (size_t i = 0; i < CACHE_BACKINGS; i++) {
+        struct cache_set *set = host_set(m->host, (enum cache_backing)i);
+        double *of = values + METRIC_AT_2(names[i], 0, holds);
+        struct cache_set_counters c;
+
+        if (!set)
+            continue;
+        c = cache_set_counters(set);
+        of[METRIC_HOLDS_OBJECT] += (double)c.bytes[CACHE_KIND_READ_THROUGH];
+        of[METRIC_HOLDS_OVERLAY] += (double)c.bytes[CACHE_KIND_OVERLAY];
+    }
+}
+
+/* Which of the label's values the source in use is. */
+static size_t source_index(const struct throttle_counts *c)
+{
+    size_t i = 0;
+
+    while (throttle_source_name(i + 1) && strcmp(throttle_source_name(i), c->source) != 0)
+        i++;
+    return MIN(i, (size_t)METRIC_COUNT_throttle_source - 1);
+}
+
+static void add_pauses(void *arg, double *values)
+{
+    struct host_metrics *m = arg;
+    struct throttle_counts c;
+
+    throttle_read(m->throttle, &c, NULL, 0);
+    values[source_index(&c)] += (double)c.pauses;
+}
+
+static void add_time(void *arg, double *values)
+{
+    struct host_metrics *m = arg;
+    struct throttle_counts c;
+
+    throttle_read(m->throttle, &c, NULL, 0);
+    values[source_index(&c)] += metric_ms(c.paused_ns);
+}
+
+static void count_threads(void *arg, uint64_t at_ns, unsigned threads)
+{
+    (void)arg;
+    (void)at_ns;
+    metric_dirty_page_threads_add(threads);
+}
+
+static void watch(struct host_metrics *m, struct metrics_watch *w, enum metric_id metric,
+                  void (*add)(void *arg, double *values))
+{
+    *w = (struct metrics_watch){.metric = metric, .add = add, .arg = m};
+    metrics_watch(w);
+}
+
+int host_metrics_start(struct thaw_host *h, struct host_metrics **ret, struct thaw_error *e)
+{
+    struct host_metrics *m = calloc(1, sizeof(*m));
+    int r;
+
+    if (!m)
+        return err_set(e, -ENOMEM, "no memory for metrics");
+    m->host = h;
+    r = throttle_start(&(struct throttle_options){.sample = count_threads}, &m->throttle, e);
+    if (r < 0) {
+        free(m);
+        return r;
+    }
+    watch(m, &m->cache_bytes, METRIC_cache_bytes, add_cache_bytes);
+    watch(m, &m->pauses, METRIC_throttle_pauses, add_pauses);
+    watch(m, &m->time, METRIC_throttle_time, add_time);
+    *ret = m;
+    return 0;
+}
+
+void host_metrics_stop(struct host_metrics *m)
+{
+    if (!m)
+        return;
+    metrics_unwatch(&m->cache_bytes);
+    metrics_unwatch(&m->pauses);
+    metrics_unwatch(&m->time);
+    throttle_stop(m->throttle);
+    free(m);
+}

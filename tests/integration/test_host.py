@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What sandboxes of one process share: caches and their backing, flags, iterations."""
+
+import json
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+
+# pylint: disable=wrong-import-position
+from thawtest import check, check_equal, check_in, main
+
+MIB = 1 << 20
+
+
+def build_of(case):
+    image = case.image("memory", "8M")
+    disk = case.image("disk", "2M", seed=2)
+    return image, case.create(image, args=["--rootfs", disk])
+
+
+def touch_all(case, thaw, image):
+    case.run("memory_client", "--socket", thaw.info["memory_socket"], "--image", image)
+
+
+def write_flags(path, value):
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        json.dump({"flags": {"local-cache-memfd": {
+            "state": "ENABLED", "variants": {"on": True, "off": False},
+            "defaultVariant": "on" if value else "off"}}}, f)
+    os.rename(path + ".new", path)
+
+
+def both_backings_serve(case):
+    image, build = build_of(case)
+    for backing in ("memfd", "file"):
+        thaw = case.resume(build, "--cache-backing", backing, "--cache", case.path("cache"))
+        check_equal((thaw.info["cache_backing"], thaw.info["cache_backing_source"]),
+                    (backing, "option"), "backing and its source")
+        if backing == "file":
+            check(os.listdir(case.path("cache")), "no file in the cache folder")
+        touch_all(case, thaw, image)
+        result = thaw.expect_exit(0).result()
+        check_equal(result["pages"]["installed"], result["pages"]["total"], "pages")
+        check_equal(result["cache"]["charged"] > 0, backing == "memfd", "charged to the budget")
+    check_equal(os.listdir(case.path("cache")), [], "files left in the cache folder")
+
+
+def the_flag_beats_the_option(case):
+    _, build = build_of(case)
+    flags = case.path("flags.json")
+    write_flags(flags, True)
+    base = ("--cache-backing", "file", "--cache", case.path("cache"))
+    cases = (
+        ((), {}, "file", "option"),
+        (("--flags", flags), {}, "memfd", f"flag local-cache-memfd (file {flags})"),
+        (("--flags", flags), {"THAW_FLAG_LOCAL_CACHE_MEMFD": "false"}, "file", "option"),
+        ((), {"THAW_FLAG_LOCAL_CACHE_MEMFD": "true"}, "memfd",
+         "flag local-cache-memfd (environment)"),
+        (("--flag", "local-cache-memfd=true"), {"THAW_FLAG_LOCAL_CACHE_MEMFD": "false"}, "memfd",
+         "flag local-cache-memfd (option)"),
+    )
+    for args, env, backing, source in cases:
+        thaw = case.resume(build, *base, *args, env=env)
+        check_equal((thaw.info["cache_backing"], thaw.info["cache_backing_source"]),
+                    (backing, source), f"backing with {args} {env}")
+        thaw.stop()
+
+
+def flags_change_at_run_time(case):
+    """New flags are for what comes next; garbage changes nothing, and is told."""
+    _, build = build_of(case)
+    flags = case.path("flags.json")
+    write_flags(flags, False)
+    args = ("--cache-backing", "file", "--cache", case.path("cache"), "--flags", flags)
+    thaw = case.resume(build, *args)
+    write_flags(flags, True)
+    # A signal of a lower number is taken first: the flags are read again before the end.
+    thaw.signal(signal.SIGHUP)
+    result = thaw.stop().result()
+    check_equal((result["cache"]["backing"], result["cache"]["source"]),
+                ("memfd", f"flag local-cache-memfd (file {flags})"), "after the change")
+    thaw = case.resume(build, *args)
+    with open(flags, "w", encoding="utf-8") as f:
+        f.write('{"flags": {"local-ca')
+    thaw.signal(signal.SIGHUP)
+    result = thaw.stop().result()
+    check_equal(result["cache"]["backing"], "memfd", "backing after garbage")
+    check_in(flags, thaw.stderr(), "what thaw says of garbage")
+
+
+def wrong_options_are_told(case):
+    _, build = build_of(case)
+    base = ("resume", build, "--store", case.store, "--vmm", "none")
+    for args, status, text in (
+            (("--flag", "local-cache-memf=true"), 1, "local-cache-memfd"),
+            (("--flag", "local-cache-memfd=maybe"), 1, "maybe"),
+            (("--cache-backing", "paper"), 1, "paper"),
+            (("--memory-budget", "1K"), 1, "budget"),
+            (("--memory-budget", "lots"), 2, "lots"),
+            (("--metrics", "nonsense"), 1, "nonsense"),
+            (("--cold",), 2, "--iterations"),
+            (("--iterations", "0"), 2, "0"),
+            (("--cache-backing", "file", "--cache", "/proc/no"), 1, "/proc/no")):
+        p = case.thaw(*base, *args, status=status)
+        check_in(text, p.stderr(), f"what thaw says of {args}")
+
+
+def a_spent_budget_serves_all_the_same(case):
+    image = case.image("memory", "64M", kind="random")
+    build = case.create(image)
+    thaw = case.resume(build, "--memory-budget", "16M")
+    touch_all(case, thaw, image)
+    result = thaw.expect_exit(0).result()
+    check_equal(result["pages"]["installed"], result["pages"]["total"], "pages")
+    check(result["cache"]["not_kept"] > 0, f"all was kept: {result['cache']}")
+    check(result["bytes"]["cached"] <= 16 * MIB, f"more than the budget: {result['bytes']}")
+
+
+def iterations(case):
+    _, build = build_of(case)
+    base = ("resume", build, "--store", case.store, "--vmm", "none", "--json")
+    read = ("--cmd", "nbdcopy \"nbd+unix:///?socket=$THAW_DISK_SOCKET\" null:")
+    warm = case.thaw(*base, *read, "--iterations", "4").result()
+    check_equal((warm["iterations"], warm["cold"]), (4, False), "what was done")
+    fetched = warm["fetched_bytes"]
+    check(fetched["max"] > 0 and fetched["min"] == fetched["p50"] == 0, f"fetched: {fetched}")
+    cold = case.thaw(*base, *read, "--iterations", "3", "--cold").result()
+    check_equal(cold["fetched_bytes"]["min"], fetched["max"], "fetched in a cold iteration")
+    stages = {s["name"]: s for s in cold["stages_ms"]}
+    check_in("command ended", stages, "stages")
+    for row in stages.values():
+        check(row["count"] == 3 and row["min"] <= row["p50"] <= row["p95"] == row["max"],
+              f"ranks: {row}")
+    check(cold["memory"]["pss"] > 0, f"memory: {cold['memory']}")
+    check_in("the first one cold", case.thaw(*base[:-1], "--iterations", "1").stdout(), "table")
+
+
+def iterations_end_early(case):
+    """After a failure or a signal, with what was measured until then."""
+    _, build = build_of(case)
+    base = ("resume", build, "--store", case.store, "--vmm", "none", "--json")
+    count = f"echo x >>{case.path('count')}; test $(wc -l <{case.path('count')}) -lt 3"
+    p = case.thaw(*base, "--iterations", "9", "--cmd", count, status=1)
+    check_equal(p.result()["iterations"], 3, "iterations until the failure")
+    fifo = case.path("fifo")
+    os.mkfifo(fifo)
+    p = case.start("thaw", *base, "--iterations", "9", "--cmd", f"echo x >{fifo}; exec sleep 1000")
+    with open(fifo, encoding="utf-8") as f:
+        check_equal(f.read(), "x\n", "the command")
+    p.stop()
+    check_equal(p.result()["iterations"], 1, "iterations until the signal")
+
+
+if __name__ == "__main__":
+    assert sys.argv.pop(1) == "host"
+    main(both_backings_serve, the_flag_beats_the_option, flags_change_at_run_time,
+         wrong_options_are_told, a_spent_budget_serves_all_the_same, iterations,
+         iterations_end_early)
