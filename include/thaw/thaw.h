@@ -10,8 +10,8 @@
  * failure, with the reason in a struct thaw_error (NULL is allowed). Option structs begin with
  * opts_size, which the caller sets to sizeof: fields may be added at their end. Strings in options
  * are borrowed for the call. Handles belong to one thread at a time. The library starts threads of
- * its own, with all signals blocked, and never exits or aborts on bad input. It installs no signal
- * handlers but one, for SIGBUS, with cache backing file; what is not its own goes to the one before.
+ * its own, with all signals blocked, and never exits or aborts on bad input. It installs one signal
+ * handler, for SIGBUS, with cache backing file; what is not its own goes to the one before.
  */
 
 #include "thaw/build.h"

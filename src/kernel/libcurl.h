@@ -56,9 +56,10 @@ extern const struct libcurl *const libcurl;
  */
 #define LIBCURL_IS_NUMBER(value) _Generic((value), long : 1, int : -1, unsigned : -1, default : 0)
 #define LIBCURL_TAKES_NUMBER(option)                                                               \
-    ((option) / 10000 == CURLOPTTYPE_LONG / 10000 || (option) / 10000 == CURLOPTTYPE_OFF_T / 10000)
+    (((option) / 10000 == CURLOPTTYPE_LONG / 10000) +                                              \
+     ((option) / 10000 == CURLOPTTYPE_OFF_T / 10000))
 #define LIBCURL_CHECK(option, value)                                                               \
-    sizeof(char[LIBCURL_IS_NUMBER(value) == LIBCURL_TAKES_NUMBER(option) ? 1 : -1])
+    sizeof(char[1 - 2 * (LIBCURL_IS_NUMBER(value) != LIBCURL_TAKES_NUMBER(option))])
 
 /** libcurl_set() - curl_easy_setopt(); does not compile if @value is not what @option takes */
 #define libcurl_set(handle, option, value)                                                         \
