@@ -146,6 +146,37 @@ def side_by_side(case):
           f"fetched {result['bytes']['fetched']} of {stored} bytes: something came twice")
 
 
+def generations(case):
+    """Resumed, changed, made a build of while it runs, and resumed again: memory and disk."""
+    build, digest, _ = disk_build(case)
+    monitor = case.path("monitor")
+    with Console(case.path("serial")) as console:
+        thaw = resume_guest(case, build, console, "--vmm-option",
+                            f"-qmp unix:{monitor},server=on,wait=off")
+        check_equal(console.sh(HASH).stdout, digest, "hashes in the first generation")
+        console.sh("dd if=/dev/urandom of=/disk/written bs=64k count=32 2>/dev/null; sync")
+        console.sh("dd if=/dev/urandom of=/ram/data bs=64k count=32 conv=notrunc 2>/dev/null")
+        console.sh("rm /disk/data; fstrim /disk", check=False)
+        wanted = console.sh("cd / && sha256sum ram/data disk/written; ls disk").stdout
+        child = case.thaw("create", "--from-qmp", monitor, "--store", case.store, "--base", build,
+                          "--continue").stdout().strip()
+        check_equal(console.sh("echo on").stdout, "on", "the guest that went on")
+        console.sh("echo what the child does not have >/disk/later; sync")
+        thaw.stop()
+    case.thaw("inspect", child, "--store", case.store, "--validate", "--recursive")
+    changed = os.path.getsize(os.path.join(case.store, child, "rootfs.ext4"))
+    check(changed < DATA_MIB << 20, f"{changed} bytes of the disk are said to have changed")
+    with Console(case.path("serial")) as console:
+        thaw = resume_guest(case, child, console)
+        check_equal(console.sh("cd / && sha256sum ram/data disk/written; ls disk").stdout, wanted,
+                    "the second generation")
+        console.sh(COLD)
+        check_equal(console.sh("cd / && sha256sum ram/data disk/written; ls disk").stdout, wanted,
+                    "the second generation, read from the disk")
+        check_file_system(console)
+        thaw.stop()
+
+
 def killed(case, victim_of, status, seed):
     """kill -9 of one side at some point of the guest's work."""
     build, _, _ = disk_build(case)
@@ -195,7 +226,7 @@ def a_damaged_disk_is_an_io_error(case):
 
 
 GROUPS = {
-    "guest-disk": (lives_on_its_disk, side_by_side),
+    "guest-disk": (lives_on_its_disk, side_by_side, generations),
     "guest-disk-failures": (a_damaged_disk_is_an_io_error, kill_thaw, kill_vmm),
 }
 

@@ -242,6 +242,20 @@ def make_disk(path, mib, folder=None):
     return path
 
 
+def accelerator():
+    """QEMU's options for it: KVM where it runs Linux, else emulation. THAW_GUEST_ACCEL overrules.
+
+    A KVM that has no virtualisation of the processor below it (as within some clouds' guests) may
+    run small programs and still not boot Linux.
+    """
+    wanted = os.environ.get("THAW_GUEST_ACCEL")
+    if not wanted:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            real = re.search(r"^flags\s*:.*\b(vmx|svm)\b", f.read(), re.M)
+        wanted = "kvm" if real and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+    return ["-accel", wanted, "-cpu", "host" if wanted == "kvm" else "max"]
+
+
 class Guest:
     """A guest that this process started. Memory lies in the file `memory` of its directory."""
 
@@ -278,9 +292,9 @@ class Guest:
         self.kernel, self.initrd = find_kernel(), os.path.join(directory, "initrd.gz")
         subprocess.run([os.path.join(HERE, "make-initramfs"), self.initrd, self.kernel, *modules],
                        check=True)
-        self.args = ["-machine", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "max",
-                     "-smp", "1", "-m", f"{memory_mib}M", "-nodefaults", "-no-user-config",
-                     "-display", "none", "-no-reboot", "-serial", "chardev:ser", *extra]
+        self.args = ["-machine", "q35,memory-backend=mem", *accelerator(), "-smp", "1",
+                     "-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none",
+                     "-no-reboot", "-serial", "chardev:ser", *extra]
 
     def _start(self, timeout):
         self.console = Console(os.path.join(self.directory, "serial.sock"))
