@@ -24,6 +24,7 @@ struct nbd_slot *nbd_slot_take(struct nbd_conn *c)
     c->free_slots = s->next;
     c->slots_out++;
     s->next = NULL;
+    s->phase = NBD_GREETING;
     s->checked = false;
     s->pos = 0;
     s->parts_out = 0;

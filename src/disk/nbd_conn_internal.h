@@ -28,11 +28,12 @@ struct nbd_part {
 };
 
 enum nbd_phase {
-    NBD_PAYLOAD, /* of a write: still coming */
-    NBD_DISCARD, /* the same, but it will fail */
-    NBD_STEPS,   /* in the list of the active: piece after piece */
-    NBD_LANDING, /* all is begun, some of it is not done */
-    NBD_ANSWER,  /* the answer is in the queue */
+    NBD_GREETING, /* no request: answers of the handshake are sent from it */
+    NBD_PAYLOAD,  /* of a write: still coming */
+    NBD_DISCARD,  /* the same, but it will fail */
+    NBD_STEPS,    /* in the list of the active: piece after piece */
+    NBD_LANDING,  /* all is begun, some of it is not done */
+    NBD_ANSWER,   /* the answer is in the queue */
 };
 
 struct nbd_slot {
@@ -132,6 +133,14 @@ bool nbd_send(struct nbd_conn *c);
 
 /** nbd_stream_end() - the stream has queued all that it has */
 void nbd_stream_end(struct nbd_conn *c);
+
+/* --- metrics (nbd_metrics.c) --- */
+
+/** nbd_measure_answer() - all of the answer of @s has been sent */
+void nbd_measure_answer(const struct nbd_slot *s);
+
+/** nbd_measure_failure() - the disk has failed @r, for the first time of a client's request */
+void nbd_measure_failure(const struct disk_request *r);
 
 enum nbd_view_result { NBD_VIEW_SENT, NBD_VIEW_NOT_NOW, NBD_VIEW_MISSING };
 

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "observe/metrics.h"
 
 #define EVENTS            64
 #define SEND_BUFFER_BYTES (512 * 1024)
@@ -425,6 +426,7 @@ static void *device_thread(void *arg)
     struct nbd_device *d = arg;
     struct epoll_event events[EVENTS];
 
+    metrics_thread_begin();
     /* Connections are freed by run_peers() alone, when no event that names them is left. */
     while (!d->stopping || d->peers) {
         int n = epoll_wait(d->epoll_fd, events, EVENTS, timeout_ms(d));

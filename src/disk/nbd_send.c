@@ -54,8 +54,10 @@ static void sent(struct nbd_part *p)
 
     if (nbd_is_large(p))
         nbd_large_free(p);
-    if (last)
+    if (last) {
+        nbd_measure_answer(s);
         nbd_slot_free(s);
+    }
 }
 
 static void fail(struct nbd_conn *c, int error)
@@ -136,8 +138,10 @@ static void rest_read(struct nbd_part *p)
     p->with_disk = false;
     c->at_disk--;
     p->ready = true;
-    if (p->disk.result < 0)
+    if (p->disk.result < 0) {
+        nbd_measure_failure(&p->disk);
         fail(c, p->disk.result); /* the head has promised those bytes */
+    }
 }
 
 static void rest_done(struct disk_request *r)

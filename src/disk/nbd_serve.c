@@ -92,6 +92,7 @@ static void landed(struct nbd_part *p)
     if (p->disk.result < 0 && s->error == 0) {
         s->error = p->disk.result;
         s->error_at = p->disk.off;
+        nbd_measure_failure(&p->disk);
     }
 }
 

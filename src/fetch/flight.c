@@ -9,8 +9,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "cache/bus.h"
 #include "fetch/internal.h"
+#include "observe/metrics.h"
 
 static struct flight *take_locked(struct fetch *f, enum io_priority priority)
 {
@@ -407,12 +409,30 @@ static void put_holds(struct fetch *f, const struct cache_hold *holds, uint32_t 
         room_made(f);
 }
 
+/* One batch: its reads were over at @read_ns, and what is good of it has just been published. */
+static void measure(const struct flight *fl, uint64_t read_ns, bool good)
+{
+    enum metric_result result = good ? METRIC_SUCCESS : METRIC_FAILURE;
+    uint64_t end_ns = clock_now_ns();
+
+    metric_chunks_store_record(metric_ms(end_ns - fl->start_ns), result);
+    metric_fetch_step_record(metric_ms(read_ns - fl->start_ns), METRIC_STEP_READ);
+    metric_fetch_step_record(metric_ms(end_ns - read_ns), METRIC_STEP_VERIFY);
+    if (fl->data_result > 0) {
+        metric_chunks_store_bytes_add((uint64_t)fl->data_result, result);
+        metric_fetch_bytes_add((uint64_t)fl->data_result, METRIC_SOURCE_STORE);
+    }
+    if (!good)
+        metric_fetch_failures_add(1, METRIC_SOURCE_STORE);
+}
+
 static void land(struct flight *fl)
 {
     struct fetch_object *o = fl->object;
     struct fetch *f = o->fetch;
     struct cache_hold holds[READ_AHEAD_GRANULES];
     struct fetch_waiter *w;
+    uint64_t read_ns = clock_now_ns();
     int cause = 0;
     uint64_t bad = verify(fl, &cause);
     uint32_t first = fl->first, count = fl->count;
@@ -421,6 +441,7 @@ static void land(struct flight *fl)
         atomic_fetch_add_explicit(&f->read_bytes, (uint64_t)fl->data_result, memory_order_relaxed);
     atomic_fetch_add_explicit(&f->failed, (uint64_t)__builtin_popcountll(bad),
                               memory_order_relaxed);
+    measure(fl, read_ns, bad == 0);
     memcpy(holds, fl->holds, count * sizeof(*holds));
     mutex_lock(&o->mu);
     unlist_locked(fl);
@@ -467,6 +488,7 @@ static void start(struct flight *fl, enum io_priority priority)
 
     atomic_fetch_add_explicit(&o->fetch->flight_count, 1, memory_order_relaxed);
     atomic_store_explicit(&fl->pending, read_sums ? 2 : 1, memory_order_relaxed);
+    fl->start_ns = clock_now_ns();
     fl->data.object = o->data;
     fl->data.len_bytes = flight_bytes(fl);
     fl->data.offset = (struct c_off){fl->first * GRANULE_BYTES};

@@ -41,6 +41,7 @@ struct flight {
     struct cache_hold holds[READ_AHEAD_GRANULES]; /* owned: on what it has published */
     int64_t data_result;
     int64_t sums_result;
+    uint64_t start_ns;         /* when its reads were begun */
     _Atomic(unsigned) pending; /* [a] reads not finished; the last one verifies */
     void *sums_page;           /* owned: SUMS_PAGE_BYTES, page-aligned */
     uint64_t *sums_decoded;    /* owned: SUMS_PER_PAGE, for when the table is being filled */

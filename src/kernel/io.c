@@ -10,6 +10,19 @@
 #include "base/units.h"
 #include "kernel/io_internal.h"
 
+static void (*at_thread_start)(void); /* set before the threads that read it are made */
+
+void io_at_thread_start(void (*fn)(void))
+{
+    at_thread_start = fn;
+}
+
+void io_thread_started(void)
+{
+    if (at_thread_start)
+        at_thread_start();
+}
+
 int io_engine_create(enum io_kind kind, struct io_engine **ret, struct thaw_error *e)
 {
     struct thaw_error why = THAW_ERROR_INIT;

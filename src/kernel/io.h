@@ -57,6 +57,14 @@ struct io_request {
 };
 
 /**
+ * io_at_thread_start() - have @fn called first thing on each thread of engines created from now on
+ *
+ * For what the done() functions would otherwise have to prepare while a guest waits for them. NULL:
+ * nothing. Control thread.
+ */
+void io_at_thread_start(void (*fn)(void));
+
+/**
  * io_engine_create() - start an engine
  * @kind: IO_KIND_AUTO is what THAW_IO asks for, "uring" or "pool"; without it, io_uring is tried
  *        first

@@ -67,6 +67,7 @@ static void *pool_thread(void *arg)
 {
     struct pool_engine *p = arg;
 
+    io_thread_started();
     mutex_lock(&p->mu);
     for (;;) {
         struct io_request *r = next_request_locked(p);

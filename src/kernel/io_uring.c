@@ -149,6 +149,7 @@ static void *uring_thread(void *arg)
     struct uring_engine *u = start->u;
     int r = ring_init(&u->ring);
 
+    io_thread_started();
     start->result = r;
     mailbox_post(&start->ready, &start->msg);
     if (r < 0)

@@ -13,6 +13,7 @@
 #include "kernel/io.h"
 #include "lib/host_metrics.h"
 #include "lib/options.h"
+#include "observe/metrics.h"
 #include "observe/metrics_server.h"
 #include "store/store.h"
 
@@ -81,6 +82,7 @@ static int set_up(struct thaw_host *h, const struct thaw_host_options *o, struct
 
     if (r == 0)
         r = open_flags(h, o, e);
+    io_at_thread_start(metrics_thread_begin);
     if (r == 0)
         r = io_engine_create(IO_KIND_AUTO, &h->io, e);
     /* What cannot be set up is told now and not at the first resume. */

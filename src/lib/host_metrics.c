@@ -18,7 +18,7 @@ _Static_assert((int)METRIC_THROTTLE_BPF == 0 && (int)METRIC_THROTTLE_WCHAN == 3,
 struct host_metrics {
     struct thaw_host *host;    /* borrowed */
     struct throttle *throttle; /* owned */
-    struct metrics_watch cache_bytes, pauses, time;
+    struct metrics_watch cache_bytes, budget, not_kept, evictions, refused, pauses, time;
 };
 
 static void add_cache_bytes(void *arg, double *values)
@@ -40,6 +40,46 @@ static void add_cache_bytes(void *arg, double *values)
         of[METRIC_HOLDS_OBJECT] += (double)c.bytes[CACHE_KIND_READ_THROUGH];
         of[METRIC_HOLDS_OVERLAY] += (double)c.bytes[CACHE_KIND_OVERLAY];
     }
+}
+
+/* The counters of all caches, whatever their backing. */
+static struct cache_set_counters all_caches(const struct host_metrics *m)
+{
+    struct cache_set_counters sum = {0};
+
+    for (size_t i = 0; i < CACHE_BACKINGS; i++) {
+        struct cache_set *set = host_set(m->host, (enum cache_backing)i);
+        struct cache_set_counters c;
+
+        if (!set)
+            continue;
+        c = cache_set_counters(set);
+        sum.budget_bytes = MAX(sum.budget_bytes, c.budget_bytes); /* the same one for each */
+        sum.not_kept += c.not_kept;
+        sum.evicted += c.evicted;
+        sum.refused += c.refused;
+    }
+    return sum;
+}
+
+static void add_budget(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).budget_bytes;
+}
+
+static void add_not_kept(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).not_kept;
+}
+
+static void add_evictions(void *arg, double *values)
+{
+    values[METRIC_EVICTION_NOT_KEPT] += (double)all_caches(arg).evicted;
+}
+
+static void add_refused(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).refused;
 }
 
 /* Which of the label's values the source in use is. */
@@ -98,6 +138,10 @@ int host_metrics_start(struct thaw_host *h, struct host_metrics **ret, struct th
         return r;
     }
     watch(m, &m->cache_bytes, METRIC_cache_bytes, add_cache_bytes);
+    watch(m, &m->budget, METRIC_cache_budget, add_budget);
+    watch(m, &m->not_kept, METRIC_cache_not_kept, add_not_kept);
+    watch(m, &m->evictions, METRIC_cache_evictions, add_evictions);
+    watch(m, &m->refused, METRIC_cache_refused, add_refused);
     watch(m, &m->pauses, METRIC_throttle_pauses, add_pauses);
     watch(m, &m->time, METRIC_throttle_time, add_time);
     *ret = m;
@@ -109,6 +153,10 @@ void host_metrics_stop(struct host_metrics *m)
     if (!m)
         return;
     metrics_unwatch(&m->cache_bytes);
+    metrics_unwatch(&m->budget);
+    metrics_unwatch(&m->not_kept);
+    metrics_unwatch(&m->evictions);
+    metrics_unwatch(&m->refused);
     metrics_unwatch(&m->pauses);
     metrics_unwatch(&m->time);
     throttle_stop(m->throttle);

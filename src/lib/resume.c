@@ -8,6 +8,7 @@
 #include "cache/set.h"
 #include "lib/host.h"
 #include "lib/options.h"
+#include "observe/metrics.h"
 #include "sandbox/sandbox.h"
 
 struct thaw_sandbox {
@@ -78,6 +79,7 @@ int thaw_resume(const struct thaw_resume_options *options, struct thaw_sandbox *
         return err_set(e, -ENOMEM, "no memory for a sandbox");
     r = build_up(s, &o, &build, e);
     if (r < 0) {
+        metric_errors_add(1, metric_error_of(r));
         thaw_sandbox_destroy(s);
         return r;
     }

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 
+#include "observe/metrics.h"
+
 /* munmap(2) does not wake who waits there: let them see for themselves what is there now. */
 static void wake_gone(struct pager *p, struct host_addr addr)
 {
@@ -28,8 +30,10 @@ void page_fail(struct pager *p, uint32_t page, struct host_addr addr, int cause)
 {
     int r;
 
+    faults_forget(p, page);
     if (!(p->flags[page] & PAGE_FAILED)) {
         p->flags[page] |= PAGE_FAILED;
+        metric_errors_add(1, metric_error_of(cause));
         pager_note_failure(p, cause, (struct image_off){page * p->page_bytes},
                            p->page_bytes / PAGE_BYTES);
     }
@@ -64,11 +68,13 @@ static void install_result(struct pager *p, uint32_t page, struct host_addr addr
         [[fallthrough]];
     case 0:
         page_note_installed(p, page);
+        faults_served(p, page);
         break;
     case -EAGAIN:
         pager_put_off(p, page, addr);
         break;
     case -ENOENT:
+        faults_forget(p, page);
         wake_gone(p, addr);
         break;
     case -ESRCH:

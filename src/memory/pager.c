@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "format/handover.h"
 #include "memory/pager_internal.h"
+#include "observe/metrics.h"
 
 #define SLICES                                                                                     \
     8u /* of the population, before messages are looked for; events are after each one             \
@@ -51,6 +53,8 @@ int pager_init(struct pager *p, const struct pager_options *o, struct thaw_error
     if (r < 0)
         return r;
     r = tables_create(p);
+    if (r == 0)
+        r = faults_create(p);
     if (r == 0 && page_bytes > PAGE_BYTES)
         r = assemblies_create(p);
     if (r == 0 && o->populate)
@@ -67,6 +71,7 @@ void pager_finish(struct pager *p)
     assert(p->waits_out == 0);
     populate_destroy(p);
     assemblies_destroy(p);
+    faults_destroy(p);
     regions_finish(&p->regions);
     if (p->flags)
         munmap(p->flags, p->page_count);
@@ -121,6 +126,8 @@ static void fail_stranger(struct pager *p, struct host_addr addr)
     if (r == -EAGAIN || r == -EEXIST || r == -ENOENT) {
         atomic_fetch_sub_explicit(&p->counters->failed, pages, memory_order_relaxed);
         r = p->ops->wake(p->uffd, addr, p->page_bytes);
+    } else {
+        metric_errors_add(1, METRIC_ERROR_PROTOCOL);
     }
     if (r == -ESRCH)
         p->gone = true;
@@ -132,6 +139,8 @@ static void handle_fault(struct pager *p, struct host_addr addr)
 {
     struct pager_counters *c = p->counters;
     const struct region *r = regions_find(&p->regions, addr);
+    enum page_source source;
+    uint32_t page;
 
     counter_add(&c->faults, 1);
     if (!r) {
@@ -139,7 +148,9 @@ static void handle_fault(struct pager *p, struct host_addr addr)
         fail_stranger(p, addr);
         return;
     }
-    switch (pager_resolve(p, page_at(p, r, addr), addr)) {
+    page = page_at(p, r, addr);
+    source = pager_resolve(p, page, addr);
+    switch (source) {
     case SOURCE_RAM:
         counter_add(&c->from_ram, 1);
         break;
@@ -153,6 +164,7 @@ static void handle_fault(struct pager *p, struct host_addr addr)
         counter_add(&c->from_removed, 1);
         break;
     }
+    fault_note(p, page, source);
 }
 
 /*
@@ -195,7 +207,8 @@ static void handle_remove(struct pager *p, uint64_t start, uint64_t end)
 /* Returns how many events there were; fewer than PAGER_EVENTS means that all have been read. */
 static int serve_batch(struct pager *p)
 {
-    struct uffd_msg events[PAGER_EVENTS];
+    /* The compiler would clear all of it each time, for one event as a rule. */
+    struct uffd_msg events[PAGER_EVENTS] __attribute__((uninitialized));
     int n = p->ops->read(p->uffd, events, PAGER_EVENTS);
 
     if (n < 0) {
@@ -203,6 +216,7 @@ static int serve_batch(struct pager *p)
             p->gone = true;
         return 0;
     }
+    p->read_ns = clock_now_ns();
     for (int i = 0; i < n; i++) {
         if (events[i].event == UFFD_EVENT_REMOVE)
             handle_remove(p, events[i].arg.remove.start, events[i].arg.remove.end);
@@ -217,6 +231,7 @@ static int serve_batch(struct pager *p)
         else
             handle_fault(p, addr);
     }
+    faults_end_batch(p);
     return n;
 }
 

@@ -53,14 +53,16 @@
 struct assembly;
 struct handover;
 struct image;
+struct open_fault;
 struct pager;
 struct populate;
 struct thaw_error;
 
-#define PAGER_WAITS      1024u /* fetches under way for one VM */
-#define PAGER_QUEUE      4096u /* pages remembered by address; beyond, the table is scanned */
-#define PAGER_EVENTS     64u   /* events taken by one read(2) */
-#define PAGER_ASSEMBLIES 4u    /* 2 MiB pages under construction */
+#define PAGER_WAITS       1024u /* fetches under way for one VM */
+#define PAGER_QUEUE       4096u /* pages remembered by address; beyond, the table is scanned */
+#define PAGER_EVENTS      64u   /* events taken by one read(2) */
+#define PAGER_ASSEMBLIES  4u    /* 2 MiB pages under construction */
+#define PAGER_OPEN_FAULTS 4096u /* faults that wait for their page and are measured */
 
 /* What happened so far. Written by the pager thread, read by any: relaxed. */
 struct pager_counters {
@@ -101,6 +103,19 @@ struct page_queue {
     bool overflow; /* more pages have PAGE_DEFERRED than fit: the table must be scanned */
 };
 
+/* Where a page is that was asked for. */
+enum page_source { SOURCE_RAM, SOURCE_STORE, SOURCE_ZERO, SOURCE_REMOVED };
+#define PAGE_SOURCES 4u
+
+/* Faults that wait for their page, to be measured. */
+struct open_faults {
+    struct open_fault *list;     /* owned: PAGER_OPEN_FAULTS */
+    struct open_fault **buckets; /* owned: by page */
+    struct open_fault *free;
+    unsigned used; /* of the list; the others have never been, and take no memory */
+    unsigned count;
+};
+
 struct pager {
     const struct uffd_ops *ops;
     int uffd;              /* borrowed */
@@ -113,12 +128,15 @@ struct pager {
     struct pager_wait *waits; /* owned: PAGER_WAITS */
     struct pager_wait *free_waits;
     unsigned waits_out;
-    struct page_queue put_off;   /* by the kernel */
-    struct page_queue starved;   /* for want of a wait or an assembly */
-    bool freed;                  /* a wait or an assembly has come back since starved was tried */
-    struct assembly *assemblies; /* owned: PAGER_ASSEMBLIES with 2 MiB pages, else NULL */
-    void *zeros;                 /* owned: a 2 MiB page of zeros, likewise */
-    struct populate *populate;   /* owned; NULL: only what is asked for */
+    struct page_queue put_off; /* by the kernel */
+    struct page_queue starved; /* for want of a wait or an assembly */
+    struct open_faults open_faults;
+    uint64_t read_ns;              /* when the batch of events at hand was read */
+    unsigned served[PAGE_SOURCES]; /* faults of the batch that are over */
+    bool freed;                    /* a wait or an assembly has come back since starved was tried */
+    struct assembly *assemblies;   /* owned: PAGER_ASSEMBLIES with 2 MiB pages, else NULL */
+    void *zeros;                   /* owned: a 2 MiB page of zeros, likewise */
+    struct populate *populate;     /* owned; NULL: only what is asked for */
     bool populated;
     bool gone;                       /* the VM's memory no longer exists */
     bool kill;                       /* a page failed and could not be poisoned */

@@ -8,6 +8,7 @@
  *   pager.c     what to do about an event, and about pages that must be tried again
  *   install.c   putting bytes, zeros or poison under one page
  *   assemble.c  a 2 MiB page, put together from granules
+ *   faults.c    how long faults take
  *   populate.c  everything, in the background
  */
 
@@ -22,11 +23,12 @@ enum page_flag {
     PAGE_FAILED = 16,
 };
 
-enum page_source { SOURCE_RAM, SOURCE_STORE, SOURCE_ZERO, SOURCE_REMOVED };
-
+/** counter_add() - the pager's thread alone writes counters: that takes no locked instruction */
 static inline void counter_add(_Atomic(uint64_t) *counter, uint64_t n)
 {
-    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+    uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
+
+    atomic_store_explicit(counter, before + n, memory_order_relaxed);
 }
 
 /** page_at() - the number of the page at @addr of region @r */
@@ -90,6 +92,23 @@ enum page_source assemble_page(struct pager *p, uint32_t page, struct host_addr 
 
 /** assemblies_free() - how many further pages can be put together now */
 unsigned assemblies_free(const struct pager *p);
+
+/* --- faults.c --- */
+
+[[gnu::warn_unused_result]] int faults_create(struct pager *p);
+void faults_destroy(struct pager *p);
+
+/** fault_note() - a fault of the batch on @page has been resolved, or will be later */
+void fault_note(struct pager *p, uint32_t page, enum page_source source);
+
+/** faults_end_batch() - all of the batch have been looked at: measure those that are over */
+void faults_end_batch(struct pager *p);
+
+/** faults_served() - @page is installed: whoever waits for it goes on */
+void faults_served(struct pager *p, uint32_t page);
+
+/** faults_forget() - @page will not be installed: there is nothing to measure */
+void faults_forget(struct pager *p, uint32_t page);
 
 /* --- populate.c --- */
 

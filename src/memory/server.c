@@ -17,6 +17,7 @@
 #include "base/units.h"
 #include "image/image.h"
 #include "memory/vm.h"
+#include "observe/metrics.h"
 
 struct memory_server {
     struct memory_server_options options; /* strings owned */
@@ -47,6 +48,7 @@ void server_tell(struct memory_server *s)
 
 void server_reject(struct memory_server *s, const struct thaw_error *why)
 {
+    metric_errors_add(1, metric_error_of(why->code));
     mutex_lock(&s->mu);
     s->rejected++;
     snprintf(s->rejection, sizeof(s->rejection), "%s", why->text);

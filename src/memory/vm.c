@@ -15,6 +15,7 @@
 #include "format/handover.h"
 #include "kernel/pidfd.h"
 #include "memory/handshake.h"
+#include "observe/metrics.h"
 
 #define HANDSHAKE_DEADLINE_NS (10 * NS_PER_SEC)
 #define ACCEPT_RETRY_NS       NS_PER_SEC
@@ -258,6 +259,7 @@ static void *vm_thread(void *arg)
 {
     struct vm *v = arg;
 
+    metrics_thread_begin();
     listen_for_vmm(v);
     if (v->pager_ready) {
         note_connected(v);

@@ -153,7 +153,7 @@ static void make_window(struct histogram *h, int32_t scale, int32_t first, int32
     end_rearranging(h);
 }
 
-static void count_in_bucket(struct histogram *h, double v)
+static void count_in_bucket(struct histogram *h, double v, uint64_t n)
 {
     int32_t scale = MINE(h->scale);
     int32_t index;
@@ -169,21 +169,21 @@ static void count_in_bucket(struct histogram *h, double v)
             index = PAIR_UP(index, scale - MINE(h->scale));
         }
     }
-    ADD(SLOT(h, index), 1);
+    ADD(SLOT(h, index), n);
 }
 
-void histogram_record(struct histogram *h, double v)
+void histogram_record_many(struct histogram *h, double v, uint64_t n)
 {
     if (!isfinite(v)) {
-        ADD(h->rejected, 1);
+        ADD(h->rejected, n);
         return;
     }
     if (v > HISTOGRAM_ZERO)
-        count_in_bucket(h, v);
+        count_in_bucket(h, v, n);
     else
-        ADD(h->zero_count, 1);
+        ADD(h->zero_count, n);
     if (v > 0)
-        ADD(h->sum, v);
+        ADD(h->sum, v * (double)n);
     if (v > MINE(h->max))
         STORE(h->max, v);
 }

@@ -41,11 +41,17 @@ struct quantile {
 };
 
 /**
- * histogram_record() - count @v. The recording thread only; tens of nanoseconds
+ * histogram_record_many() - count @v @n times. The recording thread only; tens of nanoseconds
  *
  * Zero, anything below it and HISTOGRAM_ZERO count as zero; what is not finite as rejected.
  */
-void histogram_record(struct histogram *h, double v);
+void histogram_record_many(struct histogram *h, double v, uint64_t n);
+
+/** histogram_record() - count @v once */
+static inline void histogram_record(struct histogram *h, double v)
+{
+    histogram_record_many(h, v, 1);
+}
 
 /**
  * histogram_read() - a copy of @h, which another thread may be recording in

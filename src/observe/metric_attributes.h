@@ -41,14 +41,33 @@ enum metric_holds { METRIC_HOLDS_OBJECT, METRIC_HOLDS_OVERLAY, METRIC_COUNT_hold
 
 enum metric_source { METRIC_SOURCE_DISK, METRIC_SOURCE_STORE, METRIC_COUNT_source };
 
+/* The parts of fetching one batch. */
+enum metric_step {
+    METRIC_STEP_READ,   /* from asking the source to the last byte; opening the object, too */
+    METRIC_STEP_VERIFY, /* checking the sums, and publishing */
+    METRIC_COUNT_step
+};
+
+/* Why a granule was dropped from memory. */
+enum metric_eviction {
+    METRIC_EVICTION_NOT_KEPT, /* it was served, but the budget had no room to keep it */
+    METRIC_COUNT_eviction
+};
+
 enum metric_nbd_op {
     METRIC_NBD_READ,
     METRIC_NBD_WRITE,
     METRIC_NBD_FLUSH,
     METRIC_NBD_TRIM,
+    METRIC_NBD_CACHE,
     METRIC_NBD_WRITE_ZEROES,
+    METRIC_NBD_BLOCK_STATUS,
+    METRIC_NBD_UNKNOWN, /* what no client may ask for, and is answered with an error */
     METRIC_COUNT_nbd_op
 };
+
+/* Which way the data of a disk goes, from the guest's point of view. */
+enum metric_direction { METRIC_DIRECTION_READ, METRIC_DIRECTION_WRITTEN, METRIC_COUNT_direction };
 
 enum metric_stage {
     METRIC_STAGE_BUILD_OPENED,
@@ -80,6 +99,7 @@ enum metric_error {
 enum metric_loss {
     METRIC_LOSS_NOT_FINITE, /* a duration that is not a number, or infinite */
     METRIC_LOSS_NO_MEMORY,  /* the thread's counters could not be allocated */
+    METRIC_LOSS_TOO_MANY,   /* faults that waited for their pages at once: PAGER_OPEN_FAULTS */
     METRIC_COUNT_loss
 };
 

@@ -18,6 +18,7 @@
  *     metric_ID_add(n, attributes...)      counter, counter_ms, gauge
  *     metric_ID_set(n, attributes...)      gauge
  *     metric_ID_record(ms, attributes...)  histogram
+ *     metric_ID_record_many(ms, n, attributes...)  histogram: the same n times
  */
 #define METRIC_LIST(METRIC_0, METRIC_1, METRIC_2)                                                  \
     METRIC_1(histogram, chunks_store, result, "ms", "orchestrator.blocks.chunks.store",            \
@@ -35,12 +36,24 @@
              "From reading a page fault until its page was installed.")                            \
     METRIC_2(gauge, cache_bytes, backing, holds, "By", "thaw.cache.bytes",                         \
              "What the caches hold.")                                                              \
+    METRIC_0(gauge, cache_budget, "By", "thaw.cache.budget",                                       \
+             "How much memory the caches may take.")                                               \
+    METRIC_0(counter, cache_not_kept, "{granule}", "thaw.cache.not_kept",                          \
+             "Granules of 64 KiB that were served, but not kept: the budget was spent.")           \
+    METRIC_1(counter, cache_evictions, eviction, "{granule}", "thaw.cache.evictions",              \
+             "Granules that were dropped from memory for another one.")                            \
+    METRIC_0(counter, cache_refused, "{write}", "thaw.cache.refused",                              \
+             "Writes to disks that got ENOSPC: the budget was spent.")                             \
     METRIC_1(counter, fetch_bytes, source, "By", "thaw.fetch.bytes",                               \
              "Bytes that were read for guests, as they are stored.")                               \
     METRIC_1(counter, fetch_failures, source, "{fetch}", "thaw.fetch.failures",                    \
              "Reads that failed for good.")                                                        \
+    METRIC_1(histogram, fetch_step, step, "ms", "thaw.fetch.step",                                 \
+             "How long the parts of fetching a batch took.")                                       \
     METRIC_2(counter, nbd_requests, nbd_op, result, "{request}", "thaw.nbd.requests",              \
              "Requests of NBD clients that were answered.")                                        \
+    METRIC_1(counter, nbd_bytes, direction, "By", "thaw.nbd.bytes",                                \
+             "Data of their reads and writes that succeeded.")                                     \
     METRIC_1(histogram, resume_stage, stage, "ms", "thaw.resume.stage",                            \
              "From the start of a resume until this had happened.")                                \
     METRIC_1(counter, errors, error, "{error}", "thaw.errors",                                     \

@@ -154,13 +154,13 @@ void metrics_count_ms(unsigned series, double ms)
         add_to_count(s, METRIC_SERIES_metrics_lost + METRIC_LOSS_NOT_FINITE, 1);
 }
 
-void metrics_record(unsigned histogram, double ms)
+void metrics_record(unsigned histogram, double ms, uint64_t n)
 {
     struct shard *s = shard_of_thread();
 
     assert(histogram < METRIC_HISTOGRAMS);
     if (s)
-        histogram_record(&s->histograms[histogram], ms);
+        histogram_record_many(&s->histograms[histogram], ms, n);
 }
 
 void metrics_gauge_add(unsigned series, int64_t n)

@@ -60,8 +60,8 @@ void metrics_count(unsigned series, uint64_t n);
  */
 void metrics_count_ms(unsigned series, double ms);
 
-/** metrics_record() - what metric_ID_record() does, by number of its histogram */
-void metrics_record(unsigned histogram, double ms);
+/** metrics_record() - what metric_ID_record_many() does, by number of its histogram */
+void metrics_record(unsigned histogram, double ms, uint64_t n);
 
 /** metrics_gauge_add() - what metric_ID_add() of a gauge does. Gauges are shared by all threads */
 void metrics_gauge_add(unsigned series, int64_t n);
@@ -82,7 +82,11 @@ void metrics_gauge_set(unsigned series, int64_t n);
 #define METRIC_FUNCTIONS_histogram(id, at, ...)                                                    \
     static inline void metric_##id##_record(double ms, ##__VA_ARGS__)                              \
     {                                                                                              \
-        metrics_record(METRIC_HISTOGRAM_##id + (at), ms);                                          \
+        metrics_record(METRIC_HISTOGRAM_##id + (at), ms, 1);                                       \
+    }                                                                                              \
+    static inline void metric_##id##_record_many(double ms, uint64_t n, ##__VA_ARGS__)             \
+    {                                                                                              \
+        metrics_record(METRIC_HISTOGRAM_##id + (at), ms, n);                                       \
     }
 #define METRIC_FUNCTIONS_gauge(id, at, ...)                                                        \
     static inline void metric_##id##_add(int64_t n, ##__VA_ARGS__)                                 \

@@ -41,12 +41,26 @@ static const char *const source_values[] = {
     [METRIC_SOURCE_DISK] = "disk",
     [METRIC_SOURCE_STORE] = "store",
 };
+static const char *const step_values[] = {
+    [METRIC_STEP_READ] = "read",
+    [METRIC_STEP_VERIFY] = "verify",
+};
+static const char *const eviction_values[] = {
+    [METRIC_EVICTION_NOT_KEPT] = "not_kept",
+};
 static const char *const nbd_op_values[] = {
     [METRIC_NBD_READ] = "read",
     [METRIC_NBD_WRITE] = "write",
     [METRIC_NBD_FLUSH] = "flush",
     [METRIC_NBD_TRIM] = "trim",
+    [METRIC_NBD_CACHE] = "cache",
     [METRIC_NBD_WRITE_ZEROES] = "write_zeroes",
+    [METRIC_NBD_BLOCK_STATUS] = "block_status",
+    [METRIC_NBD_UNKNOWN] = "unknown",
+};
+static const char *const direction_values[] = {
+    [METRIC_DIRECTION_READ] = "read",
+    [METRIC_DIRECTION_WRITTEN] = "written",
 };
 static const char *const stage_values[] = {
     [METRIC_STAGE_BUILD_OPENED] = "build_opened",
@@ -73,6 +87,7 @@ static const char *const error_values[] = {
 static const char *const loss_values[] = {
     [METRIC_LOSS_NOT_FINITE] = "not_finite",
     [METRIC_LOSS_NO_MEMORY] = "no_memory",
+    [METRIC_LOSS_TOO_MANY] = "too_many",
 };
 static const char *const version_values[] = {
     [METRIC_VERSION_THIS] = THAW_VERSION,
@@ -89,7 +104,10 @@ ATTRIBUTE(where, "where");
 ATTRIBUTE(backing, "backing");
 ATTRIBUTE(holds, "holds");
 ATTRIBUTE(source, "source");
+ATTRIBUTE(step, "step");
+ATTRIBUTE(eviction, "reason");
 ATTRIBUTE(nbd_op, "op");
+ATTRIBUTE(direction, "direction");
 ATTRIBUTE(stage, "stage");
 ATTRIBUTE(error, "kind");
 ATTRIBUTE(loss, "reason");

@@ -2,7 +2,8 @@
 #ifndef THAW_OBSERVE_TIMELINE_H
 #define THAW_OBSERVE_TIMELINE_H
 
-/* What happened when in one resume, in nanoseconds since its start. Control thread only. */
+/* What happened when in one resume, in nanoseconds since its start. Control thread only. What is a
+ * stage of every resume is recorded in thaw.resume.stage, too. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -217,6 +217,23 @@ static void rejects_what_is_not_finite(void **state)
     assert_true(h.sum == DBL_MAX && h.max == DBL_MAX);
 }
 
+static void many_at_once_are_as_one_by_one(void **state)
+{
+    static const double values[] = {-1, 0, 0.25, 3, 1e9, NAN};
+    struct histogram many = {0}, one = {0};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+        histogram_record_many(&many, values[i], i + 2);
+        for (size_t n = 0; n < i + 2; n++)
+            histogram_record(&one, values[i]);
+    }
+    assert_true(many.sum == one.sum);
+    assert_int_equal(many.rejected, one.rejected);
+    assert_int_equal(many.zero_count, one.zero_count);
+    assert_memory_equal(many.slots, one.slots, sizeof(one.slots));
+}
+
 /* 160 buckets fit, 161 do not; and what is made coarser keeps what is below 1, too. */
 static void scale_is_the_finest_that_fits(void **state)
 {
@@ -343,6 +360,7 @@ int main(void)
         cmocka_unit_test(values_lie_within_their_bounds),
         cmocka_unit_test(takes_subnormals_for_what_they_are),
         cmocka_unit_test(rejects_what_is_not_finite),
+        cmocka_unit_test(many_at_once_are_as_one_by_one),
         cmocka_unit_test(scale_is_the_finest_that_fits),
         cmocka_unit_test(quantiles_enclose_the_true_ones),
         cmocka_unit_test(no_quantile_of_nothing),
