@@ -208,6 +208,13 @@ static void room_made(struct fetch *f)
     send_back(w);
 }
 
+static bool all_flights_free(struct fetch *f)
+{
+    LOCK_SCOPE(&f->mu);
+
+    return f->free_count == FLIGHT_POOL;
+}
+
 void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority)
 {
     struct parking *p = &f->parked[priority];
@@ -225,6 +232,8 @@ void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority prior
     fl = flight_take(f, priority, 1);
     if (fl)
         flight_put(f, fl);
+    else if (all_flights_free(f) && !cache_room_awaited(f->caches))
+        room_made(f); /* pins are all that is in the way, of whose end nobody tells */
 }
 
 void waiter_finish(struct fetch_waiter *w, int result)

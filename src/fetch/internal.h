@@ -130,7 +130,8 @@ void flight_put(struct fetch *f, struct flight *fl);
  * flight_park() - let @w wait for a flight and for room; it will be sent back with -EAGAIN
  *
  * Not under a lock. Nobody stays parked for ever: as long as he is, either a flight is out or room
- * or a hold is awaited. The end of each sends one who is parked, and the last one sends all.
+ * or a hold is awaited. The end of each sends one who is parked, and the last one sends all. Where
+ * none of these is, but all places are pinned, he is sent back at once, to ask until they are not.
  */
 void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority);
 

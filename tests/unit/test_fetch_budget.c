@@ -326,6 +326,46 @@ static void who_waits_for_room_is_sent_when_a_message_is_delivered(void **state)
     mailbox_finish(&late_inbox);
 }
 
+static void pin_it(struct message *m)
+{
+    const struct fetch_waiter *w = container_of(m, struct fetch_waiter, msg);
+
+    assert_int_equal(w->result, 0);
+    assert_non_null(fetch_pin(object, w->granule));
+    counted++;
+}
+
+/* Nobody tells of the end of a pin: who finds nothing but pins in his way must not wait for it. */
+static void who_finds_all_places_pinned_is_not_forgotten(void **state)
+{
+    struct fetch_waiter waiters[PASSING_PLACES] = {0}, late = {0};
+    struct mailbox inbox, late_inbox;
+    struct pollfd p = {.events = POLLIN};
+
+    a_sequence_is_still_read_ahead(state); /* spends the budget */
+    assert_int_equal(mailbox_init(&inbox), 0);
+    assert_int_equal(mailbox_init(&late_inbox), 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(waiters); i++) {
+        waiters[i] = (struct fetch_waiter){.to = &inbox, .msg.deliver = pin_it};
+        assert_int_equal(fetch_want(object, 200 + 2 * i, IO_DEMAND, &waiters[i]), 0);
+    }
+    all_flights_land();
+    counted = 0;
+    mailbox_deliver(&inbox);
+    assert_int_equal(counted, PASSING_PLACES);
+    assert_false(cache_room_awaited(caches));
+    late = (struct fetch_waiter){.to = &late_inbox, .msg.deliver = count};
+    assert_int_equal(fetch_want(object, 900, IO_DEMAND, &late), 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(waiters); i++)
+        fetch_unpin(object, 200 + 2 * i);
+    p.fd = late_inbox.event_fd;
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    mailbox_deliver(&late_inbox);
+    assert_int_equal(late.result, -EAGAIN);
+    mailbox_finish(&inbox);
+    mailbox_finish(&late_inbox);
+}
+
 /* A message that is delivered late puts back a hold on a granule that is gone, with its cache. */
 static void messages_may_be_delivered_after_the_close(void **state)
 {
@@ -377,6 +417,7 @@ int main(void)
         TEST(clients_of_all_kinds),
         TEST(a_sequence_is_still_read_ahead),
         TEST(who_waits_for_room_is_sent_when_a_message_is_delivered),
+        TEST(who_finds_all_places_pinned_is_not_forgotten),
         TEST(messages_may_be_delivered_after_the_close),
         TEST(of_a_closed_cache_nothing_is_had),
     };
