@@ -2,6 +2,7 @@
 #include "cli/resume_serve.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -136,6 +137,19 @@ static int take_news(struct server *s)
     return -1;
 }
 
+/* The VM was ended by us. It may have lacked memory until then, which it was not ended for. */
+static int status_of_stopped(const struct server *s, int status)
+{
+    struct thaw_sandbox_stats st;
+
+    thaw_sandbox_stats(s->sandbox, &st);
+    if (status != EXIT_OK || st.pages.failed == 0)
+        return status;
+    fprintf(stderr, "thaw: %" PRIu64 " pages of guest memory could not be served\n",
+            st.pages.failed);
+    return EXIT_FAILED;
+}
+
 static int wait_for_end(struct server *s)
 {
     struct thaw_error e = THAW_ERROR_INIT;
@@ -146,9 +160,11 @@ static int wait_for_end(struct server *s)
 
         if (r < 0)
             return fail(&e);
-        status = r == 0 ? EXIT_OK : take_news(s);
+        if (r == 0)
+            return EXIT_OK;
+        status = take_news(s);
     }
-    return status;
+    return status_of_stopped(s, status);
 }
 
 static int run(struct server *s, const struct serve_options *o)

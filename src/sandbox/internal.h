@@ -37,6 +37,8 @@ struct sandbox {
     struct vmm *vmm; /* owned; NULL once stopped */
     struct timeline timeline;
     struct memory_status status; /* the last one seen; final after stop */
+    uint64_t rejected_told;      /* connections of which somebody has been warned */
+    bool failure_told;
     bool stopped;
 };
 

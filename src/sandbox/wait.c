@@ -16,8 +16,6 @@
 struct listener {
     void (*warn)(void *arg, const char *text);
     void *arg;
-    uint64_t rejected; /* already told */
-    bool failure_told;
 };
 
 static const char *cause_text(int cause, char *buf, size_t len)
@@ -45,21 +43,22 @@ void sandbox_failure_text(const struct sandbox *s, char *ret, size_t len)
              cause_text(st->failure, reason, sizeof(reason)));
 }
 
-static void tell_news(const struct sandbox *s, struct listener *l)
+/* Once, however often the wait is broken off and begun again. */
+static void tell_news(struct sandbox *s, const struct listener *l)
 {
     const struct memory_status *st = &s->status;
     char text[600];
 
-    if (l->warn && st->rejected > l->rejected) {
+    if (l->warn && st->rejected > s->rejected_told) {
         snprintf(text, sizeof(text), "dropped a connection to the memory socket: %s",
                  st->rejection);
         l->warn(l->arg, text);
     }
-    l->rejected = st->rejected;
-    if (l->warn && st->failed_pages > 0 && !l->failure_told) {
+    s->rejected_told = st->rejected;
+    if (l->warn && st->failed_pages > 0 && !s->failure_told) {
         sandbox_failure_text(s, text, sizeof(text));
         l->warn(l->arg, text);
-        l->failure_told = true;
+        s->failure_told = true;
     }
 }
 
@@ -75,7 +74,8 @@ static void tell_vmm_news(const struct sandbox *s, const struct listener *l)
 }
 
 /* 1: stop_fd, 0: the VM is gone */
-static int wait_for_end(struct sandbox *s, int stop_fd, struct listener *l, struct thaw_error *e)
+static int wait_for_end(struct sandbox *s, int stop_fd, const struct listener *l,
+                        struct thaw_error *e)
 {
     struct pollfd p[] = {
         {.fd = stop_fd, .events = POLLIN},
@@ -118,15 +118,17 @@ int sandbox_wait(struct sandbox *s, int stop_fd, void (*warn)(void *arg, const c
         return how;
     sandbox_refresh(s);
     tell_news(s, &l);
+    if (how == 1)
+        return 1; /* a VM that lacks a page may run on: what to do is the caller's to say */
     if (s->status.failed_pages > 0) {
         sandbox_failure_text(s, text, sizeof(text));
         return err_set(e, -EIO, "%s (%llu pages in all)", text,
                        (unsigned long long)s->status.failed_pages);
     }
-    if (how == 0 && vmm_pidfd(s->vmm) >= 0) {
+    if (vmm_pidfd(s->vmm) >= 0) {
         s->driver->stop(s->vmm);
         if (!vmm_ended_well(s->vmm))
             return err_set(e, -ECHILD, "the VMM ended: %s", vmm_exit_text(s->vmm, text));
     }
-    return how;
+    return 0;
 }

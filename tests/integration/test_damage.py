@@ -5,13 +5,15 @@
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
 from make_image import flip_byte
-from thawtest import check, check_equal, check_in, main
+from thawtest import DEADLINE, check, check_equal, check_in, main
 
 SERVED_WITH_ERRORS = ("--expect-errors", "--hang-seconds", "10", "--json")
 
@@ -39,6 +41,32 @@ def flipped_byte_of_data(case):
     check_equal(touched["errors"], 16, "pages that raised SIGBUS: one granule")
     check_in("granule 5", thaw.stderr(), "what thaw says")
     check_in("checksum", thaw.stderr(), "what thaw says")
+
+
+def a_vm_that_lacks_a_page_runs_on(case):
+    """Whatever else happens to thaw, such as the end of a hook: that page fails, and no other."""
+    image = case.image("memory", "8M", "random")
+    build = case.create(image)
+    flip_byte(path_of(case, build, "memfile"), 5 * 65536 + 77)
+    fifo = case.path("fifo")
+    os.mkfifo(fifo)
+    thaw = case.resume(build, "--on-resumed", f"cat {fifo}; exit 9")
+    client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image", image,
+                        *SERVED_WITH_ERRORS, "--hold")
+    client.ready()
+    with open(fifo, "w", encoding="utf-8"):
+        pass  # lets the hook end
+    until = time.monotonic() + DEADLINE
+    while "ended with status 9" not in thaw.stderr():
+        check(thaw.returncode() is None, f"thaw ended, and its VM with it: {thaw.stderr()}")
+        check(time.monotonic() < until, "thaw says nothing of the hook's end")
+        time.sleep(0.01)
+    check(thaw.returncode() is None, "thaw ended, and its VM with it")
+    thaw.signal(signal.SIGTERM)
+    thaw.expect_exit(1)
+    check_equal(thaw.stderr().count("cannot be served"), 1, "how often the failure was told")
+    check_in("16 pages", thaw.stderr(), "what thaw says")
+    client.stop()
 
 
 def flipped_byte_of_sums(case):
@@ -207,8 +235,8 @@ def odd_images(case):
 
 
 GROUPS = {
-    "damage": (flipped_byte_of_data, flipped_byte_of_sums, missing_data, data_cut_short,
-               missing_ancestor, data_vanishes_under_way),
+    "damage": (flipped_byte_of_data, a_vm_that_lacks_a_page_runs_on, flipped_byte_of_sums,
+               missing_data, data_cut_short, missing_ancestor, data_vanishes_under_way),
     "bad-input": (header_cut_at_any_length, header_that_lies, no_manifest_no_build,
                   another_builds_manifest, bad_command_lines, files_that_are_none, odd_images),
 }
