@@ -34,7 +34,8 @@ struct thaw_jail {
  * @run_dir: where to make the folder with the sockets; NULL for /run/thaw (root), else
  *           $XDG_RUNTIME_DIR/thaw or /tmp
  * @jail: for driver "none": the VMM runs jailed; NULL: it does not
- * @accept: for driver "none": how many VMs to serve, all of this build; 0 stands for 1
+ * @accept: for driver "none": how many VMs to serve, all of this build; 0 stands for 1; 16 at most
+ *          when it has a root disk
  * @populate: not 0: install all memory in the background, besides answering faults
  * @host: what it shares with other sandboxes, and must outlive it; NULL: a host of its own, with
  *        the usual settings

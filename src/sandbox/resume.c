@@ -63,6 +63,18 @@ static int choose_driver(struct sandbox *s, const struct sandbox_options *o, str
     return 0;
 }
 
+/* Each VM gets a disk of its own, which takes a thread. */
+static int check_disks(const struct sandbox *s, const struct sandbox_options *o,
+                       struct thaw_error *e)
+{
+    if (!s->disk.image || o->accept <= NBD_EXPORTS_MAX)
+        return 0;
+    return err_set(e, -EINVAL,
+                   "build %s has a root disk, of which at most %u VMs can be served, not %u; "
+                   "resume it several times",
+                   s->build, NBD_EXPORTS_MAX, o->accept);
+}
+
 /* A VMM that we start is one, and is not jailed by us. */
 static int check_options(const struct sandbox *s, const struct sandbox_options *o,
                          struct thaw_error *e)
@@ -91,6 +103,8 @@ static int open_build(struct sandbox *s, const struct sandbox_options *o, struct
         r = image_open(s->fetch, s->store, s->manifest, IMAGE_MEMORY, &s->memory, e);
     if (r == 0)
         r = root_disk_open(&s->disk, s->fetch, s->store, s->manifest, e);
+    if (r == 0)
+        r = check_disks(s, o, e);
     if (r < 0)
         return r;
     if (s->metadata->memory_bytes != 0 && s->metadata->memory_bytes != image_bytes(s->memory))

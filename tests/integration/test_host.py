@@ -100,6 +100,7 @@ def wrong_options_are_told(case):
             (("--cache-backing", "paper"), 1, "paper"),
             (("--memory-budget", "1K"), 1, "budget"),
             (("--memory-budget", "lots"), 2, "lots"),
+            (("--accept", "17"), 1, "at most 16 VMs"),
             (("--metrics", "nonsense"), 1, "nonsense"),
             (("--cold",), 2, "--iterations"),
             (("--iterations", "0"), 2, "0"),
