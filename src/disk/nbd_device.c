@@ -164,20 +164,18 @@ static void end_peer(struct nbd_peer *p)
 {
     struct nbd_device *d = p->device;
     int error = nbd_conn_error(p->conn);
+    bool served = p->deadline_ns == 0;
 
-    if (p->deadline_ns != 0) {
-        if (error < 0)
-            add(&d->shared->rejected);
-        unlink_handshake(p);
-    } else {
-        if (error < 0)
-            add(&d->shared->broken);
-        atomic_fetch_sub_explicit(&d->connections, 1, memory_order_relaxed);
-    }
-    if (error < 0)
+    if (error < 0) {
+        add(served ? &d->shared->broken : &d->shared->rejected);
         log_debug("NBD connection: %s", strerror(-error));
+    }
+    unlink_handshake(p);
     unlink_peer(p);
     free_peer(d->shared, p);
+    /* Last: whoever sees that it is gone finds its descriptor closed. */
+    if (served)
+        atomic_fetch_sub_explicit(&d->connections, 1, memory_order_release);
 }
 
 static void attach(struct nbd_device *d, struct nbd_peer *p)
