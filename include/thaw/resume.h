@@ -70,8 +70,8 @@ int thaw_resume(const struct thaw_resume_options *options, struct thaw_sandbox *
  * @warn: told, with @warn_arg, what an operator should hear of while waiting; may be NULL
  *
  * Returns: 1 when @stop_fd ended the wait: the VM is as it was, also if pages of it could not be
- * served (see thaw_sandbox_stats()), and may be waited for again; 0 when the VM ended in good order,
- * or a negative errno value when it died, or ended without memory that could not be served.
+ * served (see thaw_sandbox_stats()), and may be waited for again; 0 when the VM ended in good
+ * order, or a negative errno value when it died, or ended without memory that could not be served.
  */
 int thaw_sandbox_wait(struct thaw_sandbox *s, int stop_fd,
                       void (*warn)(void *arg, const char *text), void *warn_arg,
