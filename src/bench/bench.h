@@ -22,20 +22,27 @@ struct thaw_error;
  * struct bench_options - for every benchmark
  * @rounds: how often each contender runs; at least 1
  * @scratch: an empty folder for the benchmark's files, removed by the caller
+ * @size_bytes: of the image; 0: what the benchmark thinks best
+ * @html: where to draw what was measured, or NULL
  */
 struct bench_options {
     unsigned rounds;
     const char *scratch;
+    uint64_t size_bytes;
+    const char *html;
 };
 
 struct bench {
     const char *name;
     const char *about;
+    bool sized; /* takes size_bytes */
+    bool draws; /* takes html */
     int (*run)(const struct bench_options *o, struct bench_report *r, struct thaw_error *e);
 };
 
 extern const struct bench bench_fault;
 extern const struct bench bench_populate;
+extern const struct bench bench_throttle;
 
 /** bench_find() - the benchmark called @name, or NULL */
 const struct bench *bench_find(const char *name);
@@ -45,11 +52,15 @@ const struct bench *bench_at(size_t i);
 
 /**
  * bench_run() - run one in a child process and print its report
+ * @options: whose scratch is not used
  *
- * Makes and removes the scratch folder, also when the benchmark is interrupted.
- * Returns: 0, or -errno.
+ * Makes the scratch folder, and removes it in the end, also when SIGINT, SIGTERM or SIGHUP comes;
+ * what it was meant to end is ended then. Before that it removes what runs that were killed have
+ * left. For the only thread of a process.
+ * Returns: 0, also when the benchmark cannot be run here, which the report says; or -errno.
  */
-[[gnu::warn_unused_result]] int bench_run(const struct bench *b, unsigned rounds, bool json,
+[[gnu::warn_unused_result]] int bench_run(const struct bench *b,
+                                          const struct bench_options *options, bool json,
                                           struct thaw_error *e);
 
 #endif

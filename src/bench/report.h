@@ -2,14 +2,20 @@
 #ifndef THAW_BENCH_REPORT_H
 #define THAW_BENCH_REPORT_H
 
-/* What a benchmark has measured: figures by row and contender, one sample a round. One thread. */
+/*
+ * What a benchmark has measured: figures by row and contender, one sample a round. A benchmark
+ * whose rows are contenders themselves adds everything as THAW's. One thread.
+ */
 
+#include <jansson.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #define REPORT_ROWS    16
-#define REPORT_FIGURES 6
+#define REPORT_FIGURES 16
 #define REPORT_ROUNDS  64
+#define REPORT_NOTES   32
 
 enum contender { FLOOR, THAW, CONTENDERS };
 
@@ -30,10 +36,14 @@ struct report_row {
 struct report_ratio {
     const char *name;   /* static: "p50_over_floor" */
     const char *figure; /* which one */
-    double bar;         /* what it should be */
+    double bar;         /* what it should be; REPORT_NO_BAR: told to compare with */
     bool at_least;      /* or at most */
     const char *rows;   /* prefix of the rows that count, "" for all */
+    /* NULL: thaw's over the floor's. A row's name: thaw's over thaw's of that row. "": no ratio. */
+    const char *base;
 };
+
+#define REPORT_NO_BAR NAN
 
 struct bench_report {
     const char *bench;
@@ -41,11 +51,36 @@ struct bench_report {
     size_t row_count;
     const struct report_ratio *ratios;
     size_t ratio_count;
+    char skipped[300]; /* why nothing was measured; "" */
+    json_t *facts;     /* owned: of the environment, besides the usual ones; NULL: none */
+    char notes[REPORT_NOTES][160]; /* for a person */
+    size_t note_count;
 };
+
+/** report_finish() - release what it has got; not @r itself */
+void report_finish(struct bench_report *r);
 
 /** report_add() - one sample; rows and figures come into being when they are first named */
 void report_add(struct bench_report *r, const char *row, const char *figure, enum contender who,
                 double value);
+
+/** report_fact() - a number that holds for the whole run; for a person it is a note as well */
+void report_fact(struct bench_report *r, const char *name, double value);
+
+/** report_fact_text() - the same of a text */
+void report_fact_text(struct bench_report *r, const char *name, const char *value);
+
+/** report_note() - a line for a person. More than REPORT_NOTES are left out. */
+[[gnu::format(printf, 2, 3)]] void report_note(struct bench_report *r, const char *fmt, ...);
+
+/** report_median() - of thaw's samples, 0 if there are none */
+double report_median(const struct bench_report *r, const char *row, const char *figure);
+
+/** report_value() - what is compared with the bar */
+double report_value(const struct bench_report *r, const struct report_ratio *ratio);
+
+/** report_holds() - whether @value meets the bar, or there is none */
+bool report_holds(const struct report_ratio *ratio, double value);
 
 /** report_print() - a table for a person, or one JSON line; 0 or -EIO */
 [[gnu::warn_unused_result]] int report_print(const struct bench_report *r, bool json);

@@ -2,16 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmarks run, leave nothing behind, and print what they promise. No figure is judged."""
 
+import contextlib
 import glob
 import json
 import os
+import re
+import select
+import shutil
 import signal
 import sys
+import time
+import xml.dom.minidom
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import check, check_equal, check_in, main
+from thawtest import DEADLINE, check, check_equal, check_in, fail, main, skip
 
 RATIOS = {
     "fault": {"cpu_over_floor", "p50_over_floor", "p99_over_floor"},
@@ -47,5 +53,224 @@ def cleans_up_after_an_interrupt(case):
     check(not any(n.startswith("thaw-bench-") for n in os.listdir(case.dir)), "files are left")
 
 
+# ---- throttle ----
+
+KEPT = ["file", "memfd"]  # by thaw; what follows them are alternatives, which a kernel may lack
+ALTERNATIVES = ["sync_file_range", "o_direct", "dontcache"]
+THROTTLE_RATIOS = {"file_over_floor", "memfd_over_floor", "file_over_memfd", "file_throttled_ms",
+                   "memfd_throttled_ms", "store_p99_over_p50_file", "store_p99_over_p50_memfd"}
+THROTTLE_FIGURES = {"wall_s", "mib_per_s", "cpu_s", "throttled_ms", "throttle_pauses",
+                    "store_p50_ms", "store_p99_ms", "store_max_ms", "store_p99_over_p50",
+                    "page_max_ms", "write_max_ms", "fetched_mib", "memory_mib", "dirty_mib",
+                    "writeback_mib"}
+THROTTLE_FACTS = {"memory_mib", "disk_mib", "store_mib_per_s", "device_mib_per_s",
+                  "throttle_source"}
+
+# Run in a browser: what of the page is too wide, outside its drawing, or not drawn at all.
+LOOK = """
+const wrong = [];
+if (document.documentElement.scrollWidth > innerWidth) wrong.push("the page is too wide");
+for (const svg of document.querySelectorAll("svg[role=img]")) {
+  const box = svg.getBoundingClientRect(), name = svg.getAttribute("aria-label");
+  if (box.width < 900 || box.height < 100) wrong.push(name + " is small");
+  let drawn = 0;
+  for (const part of svg.querySelectorAll("text, path, rect")) {
+    const b = part.getBoundingClientRect();
+    if (b.left < box.left - 1 || b.right > box.right + 1 || b.top < box.top - 1 ||
+        b.bottom > box.bottom + 1) wrong.push(name + ": outside: " + part.outerHTML.slice(0, 80));
+    drawn += part.tagName != "text" && (b.width > 1 || b.height > 1);
+  }
+  if (drawn < 3) wrong.push(name + " is blank");
+  const texts = [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect());
+  texts.forEach((a, i) => texts.slice(i + 1).forEach(b => {
+    if (a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom)
+      wrong.push(name + ": one text upon another");
+  }));
+}
+document.body.innerHTML = "<pre id=looked></pre>";
+document.getElementById("looked").textContent = "LOOKED" + JSON.stringify(wrong) + "LOOKED";
+"""
+
+
+def find_browser():
+    for name in ("chromium", "chromium-headless-shell", "google-chrome", "chrome"):
+        if shutil.which(name):
+            return shutil.which(name)
+    return os.environ.get("THAW_CHROMIUM")
+
+
+def bench_throttle(case, *args, size="64M", rounds="1", status=0):
+    return case.thaw("bench", "throttle", "--size", size, "--rounds", rounds, *args,
+                     env={"TMPDIR": case.dir}, status=status)
+
+
+def skip_unless_possible(out):
+    if "skipped" in out:
+        skip(out["skipped"])
+
+
+def read_file(path):
+    with contextlib.suppress(OSError):
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+    return ""
+
+
+def left_of_device(case):
+    """What there is of a device that a benchmark in the case's directory has made, as a text."""
+    left = [line for line in read_file("/proc/self/mounts").splitlines() if case.dir in line]
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        # Its file has no name any more, but its folder is still told.
+        if case.dir in read_file(path):
+            left.append(f"{path}: {read_file(path).strip()}")
+    return "; ".join(left)
+
+
+def nothing_left(case):
+    check(not glob.glob(case.path("thaw-bench-*")), "files are left")
+    check_equal(left_of_device(case), "", "left of the device")
+
+
+def wait_until(condition, what):
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > until:
+            fail(f"{what} has not come in {DEADLINE:.0f} s")
+        select.select([], [], [], 0.01)  # leave the processors to those who are waited for
+
+
+def start_throttle(case):
+    """The benchmark, when caches lie on its device."""
+    # As root it is permitted or not, which a small run that ends at once tells.
+    skip_unless_possible(json.loads(bench_throttle(case, "--json", size="16M").stdout()))
+    p = case.start("thaw", "bench", "throttle", "--size", "128M", "--rounds", "50",
+                   env={"TMPDIR": case.dir})
+    wait_until(lambda: p.returncode() is not None or
+               glob.glob(case.path("thaw-bench-*", "capped-*", "caches", "*")), "a cache")
+    check(p.returncode() is None, f"it has ended by itself: {p.stderr()}")
+    return p
+
+
+def throttle_reports(case):
+    before = read_file("/proc/sys/kernel/task_delayacct")
+    page = case.path("page.html")
+    out = json.loads(bench_throttle(case, "--json", "--html", page).stdout())
+    skip_unless_possible(out)
+    check_equal(out["bench"], "throttle", "name")
+    check_equal(set(out["ratios"]), THROTTLE_RATIOS, "ratios")
+    check(THROTTLE_FACTS <= set(out["environment"]), f"environment {out['environment']}")
+    rows = {row["name"]: row for row in out["rows"]}
+    check_equal(list(rows)[:3], ["floor", *KEPT], "the first rows")
+    check(set(rows) <= {"floor", *KEPT, *ALTERNATIVES}, f"rows {list(rows)}")
+    for name, row in rows.items():
+        check_equal(set(row) - {"name"}, THROTTLE_FIGURES, f"figures of {name}")
+        for figure in THROTTLE_FIGURES:
+            check_equal(set(row[figure]), {"min", "median", "max", "rounds"}, f"{name}: {figure}")
+        check(row["wall_s"]["median"] > 0, f"{name} took no time")
+        # The floor does not keep what it has fetched, and may fetch a granule again.
+        fetched = row["fetched_mib"]["median"]
+        check(fetched >= 64 if name == "floor" else fetched == 64, f"{name} fetched {fetched}")
+    for name in ("floor", "memfd"):
+        # Sources that are not exact also count waits for other reasons.
+        if out["environment"]["throttle_source"] in ("bpf", "perf"):
+            check_equal(rows[name]["throttle_pauses"]["max"], 0.0, f"pauses of {name}")
+        for figure in ("dirty_mib", "writeback_mib"):  # the file system may keep its own books
+            check(rows[name][figure]["max"] < 2, f"{figure} of {name}: {rows[name][figure]}")
+    check(rows["memfd"]["memory_mib"]["median"] >= 64 + 16, "memory of memfd")
+    check(rows["floor"]["memory_mib"]["median"] < rows["memfd"]["memory_mib"]["median"] - 32,
+          "the floor keeps what it has fetched")
+    check_equal(read_file("/proc/sys/kernel/task_delayacct"), before, "task_delayacct")
+    nothing_left(case)
+    check_page(case, page, rows)
+
+
+def check_page(case, page, rows):
+    text = read_file(page)
+    check(not re.search(r"<script|<link|<img|src=|href=|url\(|@import", text), "references")
+    check_in("prefers-color-scheme:dark", text, "style")
+    body = xml.dom.minidom.parseString(text[text.index("<body>"):text.index("</html>")])
+    for row in rows:
+        shown = [e for e in body.getElementsByTagName("text")
+                 if e.firstChild and e.firstChild.data == row]
+        check_equal(len(shown), 2, f"lanes named {row}")
+    lines = [e for e in body.getElementsByTagName("path")
+             if e.getAttribute("class").startswith("served")]
+    check_equal(len(lines), 2 * len(rows), "lines and their keys")
+    check_equal(sorted(n for n in os.listdir(case.dir) if n.startswith("page")), ["page.html"],
+                "files beside the page")
+
+
+def page_is_drawn(case):
+    browser = find_browser()
+    if not browser:
+        skip("no Chromium is installed")
+    page, copy = case.path("page.html"), case.path("copy.html")
+    skip_unless_possible(json.loads(bench_throttle(case, "--json", "--html", page).stdout()))
+    with open(copy, "w", encoding="utf-8") as f:
+        f.write(read_file(page).replace("</body>", f"<script>{LOOK}</script></body>"))
+    p = case.run(browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,2000",
+                 f"--user-data-dir={case.path('profile')}", "--dump-dom", f"file://{copy}")
+    looked = p.stdout().split("LOOKED")
+    check_equal(len(looked), 3, "what the browser says")
+    check_equal(json.loads(looked[1].replace("&lt;", "<").replace("&gt;", ">")
+                           .replace("&amp;", "&")), [], "what is wrong with the page")
+
+
+def throttle_is_skipped_without_root(case):
+    setpriv = shutil.which("setpriv")
+    argv = ["thaw"]
+    if os.geteuid() == 0:
+        if not setpriv:
+            skip("setpriv is not here, and root may do all of it")
+        os.chmod(case.dir, 0o777)
+        argv = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", os.environ["THAW"]]
+    for args in (["--json"], []):
+        p = case.run(*argv, "bench", "throttle", "--size", "16M", *args,
+                     env={"TMPDIR": case.dir})
+        if args:
+            out = json.loads(p.stdout())
+            check_equal((out["bench"], out["rows"], out["ratios"]), ("throttle", [], {}), "report")
+            check(out["skipped"], "no reason")
+        else:
+            check_in("skipped: ", p.stdout(), "what it says")
+    nothing_left(case)
+
+
+def throttle_refuses(case):
+    for size, word in (("17M", "multiple of"), ("1M", "at least"), ("4G", "too large"),
+                       ("100T", "too large")):
+        p = bench_throttle(case, size=size, status=1)
+        check_in(word, p.stderr(), f"complaint about --size {size}")
+    page = case.path("missing", "page.html")
+    check_in(page, bench_throttle(case, "--html", page, size="16M", status=1).stderr(),
+             "complaint about --html")
+    check_in("--size", case.thaw("bench", "fault", "--size", "64M", status=2).stderr(), "fault")
+    check_in("--html", case.thaw("bench", "fault", "--html", "x", status=2).stderr(), "fault")
+    check_in("--size", bench_throttle(case, size="many", status=2).stderr(), "no number")
+    nothing_left(case)
+
+
+def throttle_ends_by_signals(case):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        p = start_throttle(case)
+        p.signal(number)
+        p.expect_exit(1)
+        check_in(f"signal {int(number)}", p.stderr(), "what it says")
+        nothing_left(case)
+
+
+def throttle_survives_being_killed(case):
+    p = start_throttle(case)
+    p.kill()
+    # Its device is taken apart by somebody else, its folder removed by whoever runs next.
+    wait_until(lambda: not left_of_device(case), "the end of the device")
+    wait_until(lambda: not glob.glob(case.path("thaw-bench-*", "capped-*")), "its end")
+    check(glob.glob(case.path("thaw-bench-*")), "who removed the folder?")
+    skip_unless_possible(json.loads(bench_throttle(case, "--json", size="16M").stdout()))
+    nothing_left(case)
+
+
 if __name__ == "__main__":
-    main(prints_rows_and_ratios, cleans_up_after_an_interrupt)
+    main(prints_rows_and_ratios, cleans_up_after_an_interrupt, throttle_reports, page_is_drawn,
+         throttle_is_skipped_without_root, throttle_refuses, throttle_ends_by_signals,
+         throttle_survives_being_killed)
