@@ -106,7 +106,13 @@ def fd_count(pid):
 
 
 def thread_count(pid):
-    return len(os.listdir(f"/proc/{pid}/task"))
+    """Threads of @pid, without those that the kernel lends to it for io_uring when it likes to."""
+    count = 0
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8") as f:
+                count += not f.read().startswith("iou-")
+    return count
 
 
 def rss_bytes(pid):
