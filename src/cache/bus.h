@@ -3,9 +3,10 @@
 #define THAW_CACHE_BUS_H
 
 /*
- * Touching a mapped file whose disk may be full or broken: the kernel answers with SIGBUS, which
- * here is an error instead of the end of the process. A handler jumps back to the thread's last
- * bus_call(); a SIGBUS anywhere else is for whoever handled it before.
+ * Touching a mapped file whose disk may be full or broken, or storing to memory that was lost: the
+ * kernel answers with SIGBUS, which here is an error instead of the end of the process. A handler
+ * jumps back to the thread's last bus_call(); a SIGBUS anywhere else is for whoever handled it
+ * before.
  *
  * Why not process_vm_writev(2) on ourselves, which gets EFAULT: bytes are not only copied to such
  * memory, sums are computed over it where it lies; and for what is stored it would be twice as slow
@@ -18,7 +19,7 @@
 /**
  * bus_guard() - install the handler, unless it is; without it bus_call() does not protect
  *
- * Each cache of a file does so. Who installs another handler later should pass on to the old one.
+ * Each cache does so. Who installs another handler later should pass on to the old one.
  * Returns: 0 or -errno.
  */
 [[gnu::warn_unused_result]] int bus_guard(void);

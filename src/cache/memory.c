@@ -84,6 +84,13 @@ int memory_write(const struct memory *m, uint64_t off, const void *buf, size_t l
     return m->backing->write(m, off, buf, len);
 }
 
+int memory_overwrite(const struct memory *m, uint64_t off, const void *buf, size_t len)
+{
+    const struct memory_backing *b = m->backing;
+
+    return b->overwrite ? b->overwrite(m, off, buf, len) : b->write(m, off, buf, len);
+}
+
 int memory_why(const struct memory *m, uint64_t off, size_t len)
 {
     return m->backing->why(m, off, len);

@@ -46,6 +46,8 @@ struct memory_options {
  * @open: make m->fd, m->view and m->fill
  * @close: remove what would outlive them. May be NULL.
  * @write: copy in; 0 or -errno
+ * @overwrite: the same where all of it has been written before, and not been dropped since. NULL:
+ *             as @write
  * @settle: a granule has been filled: do what its readers would have to wait for. May be NULL.
  * @why: the reason why a granule could not be filled, when a system call said -EFAULT; may write
  */
@@ -54,6 +56,7 @@ struct memory_backing {
     int (*open)(struct memory *m, const struct memory_options *o);
     void (*close)(struct memory *m);
     int (*write)(const struct memory *m, uint64_t off, const void *buf, size_t len);
+    int (*overwrite)(const struct memory *m, uint64_t off, const void *buf, size_t len);
     void (*settle)(const struct memory *m, uint64_t off, size_t len);
     int (*why)(const struct memory *m, uint64_t off, size_t len);
 };
@@ -121,6 +124,10 @@ static inline const void *memory_view(const struct memory *m, uint64_t off)
 /** memory_write() - copy in; 0, or -ENOSPC, -ENOMEM, -EIO and the like */
 [[gnu::warn_unused_result]] int memory_write(const struct memory *m, uint64_t off, const void *buf,
                                              size_t len);
+
+/** memory_overwrite() - the same where all of it has been written before: takes no new memory */
+[[gnu::warn_unused_result]] int memory_overwrite(const struct memory *m, uint64_t off,
+                                                 const void *buf, size_t len);
 
 /** memory_why() - the error to report when a granule could not be filled; its bytes are lost */
 int memory_why(const struct memory *m, uint64_t off, size_t len);

@@ -214,7 +214,10 @@ int cache_write(struct cache *c, uint64_t off, const void *buf, size_t len)
     r = charge(c, fresh);
     if (r < 0)
         return end(c, r);
-    r = memory_write(&c->memory, off, buf, len);
+    if (fresh > 0)
+        r = memory_write(&c->memory, off, buf, len);
+    else
+        r = memory_overwrite(&c->memory, off, buf, len);
     if (r == 0) {
         set_states(c, off, len, CACHE_BLOCK_DIRTY);
     } else {

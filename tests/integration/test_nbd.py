@@ -272,6 +272,29 @@ def half_of_everything(case):
     served.stop()
 
 
+def half_a_write_changes_nothing(case):
+    """A client that dies in the middle of a payload: over what was written, and what was not."""
+    served = Served(case, kind="random")
+    length, written, clean = 131072, 4 << 20, 8 << 20
+    with Raw(served.socket) as raw:
+        raw.go()
+        raw.request(1, written, length, b"o" * length)
+        check_equal(raw.answer(), (0, 1), "answer to a write")
+    with open(served.image, "rb") as f:
+        f.seek(clean)
+        below = f.read(length)
+    for off, old in ((written, b"o" * length), (clean, below)):
+        for sent in (1, 4096, 70000, length - 1):
+            with Raw(served.socket) as raw:
+                raw.go()
+                raw.send(struct.pack(">IHHQQI", 0x25609513, 0, 1, 2, off, length) + b"n" * sent)
+            served.wait_until_alone()
+            with Raw(served.socket) as raw:
+                raw.go()
+                check(raw.read(off, length) == old, f"{sent} bytes of a write show at {off}")
+    served.stop()
+
+
 def deaf_client(case):
     """It asks for gigabytes and reads none of them; another one works, and memory is bounded."""
     served = Served(case)
@@ -374,8 +397,8 @@ GROUPS = {
     "nbd": (every_call, nbdinfo_likes_it, two_exports, read_only, damaged_object,
             stop_answers_what_was_taken, bad_options),
     "nbd-peers": (nbdcopy_both_ways, qemu_tools, fio_verifies, many_at_once),
-    "nbd-hostile": (garbage, half_of_everything, deaf_client, killed_client, too_many_clients,
-                    silent_client),
+    "nbd-hostile": (garbage, half_of_everything, half_a_write_changes_nothing, deaf_client,
+                    killed_client, too_many_clients, silent_client),
 }
 
 if __name__ == "__main__":

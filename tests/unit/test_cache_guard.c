@@ -6,9 +6,11 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -140,6 +142,65 @@ static void an_export_does_not_invent_zeros(void **state)
     free(folder);
 }
 
+/* The mapping through which an overlay of @name, with @bytes, is written. */
+static void *find_writable(const char *name, size_t bytes)
+{
+    FILE *f = fopen("/proc/self/maps", "re");
+    char line[400];
+    void *found = NULL;
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f)) {
+        unsigned long start, end;
+
+        if (strstr(line, name) && sscanf(line, "%lx-%lx rw-s", &start, &end) == 2 &&
+            strstr(line, "rw-s") && end - start == bytes) {
+            assert_null(found);
+            found = (void *)start;
+        }
+    }
+    fclose(f);
+    return found;
+}
+
+/* Whoever writes over a page that is lost gets another one, or an error; never a SIGBUS. */
+static void writing_over_a_hole_is_no_sigbus(void **state)
+{
+    struct rlimit old, none = {.rlim_cur = 0};
+    char block[4 * PAGE_BYTES], byte;
+    int guard = uffd_guard_open();
+    struct cache *c;
+    void *writable;
+
+    (void)state;
+    memset(block, 'a', sizeof(block));
+    c = new_overlay("holed", GRANULE_BYTES);
+    assert_int_equal(cache_write(c, 0, block, sizeof(block)), 0);
+    writable = find_writable("holed", GRANULE_BYTES);
+    assert_non_null(writable);
+    assert_int_equal(uffd_guard_add(guard, writable, GRANULE_BYTES), 0); /* no page by a store */
+    close(punch("holed"));
+
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    none.rlim_max = old.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    memset(block, 'b', sizeof(block));
+    assert_int_equal(cache_write(c, HOLE, block, PAGE_BYTES), -EFBIG);
+    assert_int_equal(cache_write(c, 0, block, sizeof(block)), -EFBIG);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(cache_read(c, HOLE, &byte, 1), -EFAULT);
+    assert_int_equal(cache_present(c, 0, sizeof(block)), 1);
+
+    assert_int_equal(cache_write(c, 0, block, sizeof(block)), 0);
+    memset(block, 0, sizeof(block));
+    assert_int_equal(cache_read(c, 0, block, sizeof(block)), sizeof(block));
+    for (size_t i = 0; i < sizeof(block); i++)
+        assert_int_equal(block[i], 'b');
+    cache_destroy(c);
+    close(guard);
+}
+
 static void one_guard_serves_all_caches(void **state)
 {
     struct cache *a, *b;
@@ -231,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_hole_is_an_error_and_not_zeros),
         cmocka_unit_test(an_export_does_not_invent_zeros),
+        cmocka_unit_test(writing_over_a_hole_is_no_sigbus),
         cmocka_unit_test(one_guard_serves_all_caches),
         cmocka_unit_test(it_works_where_calls_are_forbidden),
     };

@@ -182,6 +182,7 @@ static void a_failed_write_changes_no_state(void **state)
         return; /* stores know no such limit: see test_cache_disk.c */
     c = new_overlay("x", 8 * PAGE_BYTES);
     assert_int_equal(cache_write_zeroes(c, 3 * PAGE_BYTES, PAGE_BYTES), 0);
+    assert_int_equal(cache_write(c, 4 * PAGE_BYTES, block, PAGE_BYTES), 0);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     small.rlim_max = old.rlim_max;
     signal(SIGXFSZ, SIG_IGN);
@@ -189,10 +190,14 @@ static void a_failed_write_changes_no_state(void **state)
     assert_int_equal(cache_write(c, 2 * PAGE_BYTES, block, PAGE_BYTES), -EFBIG);
     assert_int_equal(cache_write(c, 3 * PAGE_BYTES, block, PAGE_BYTES), -EFBIG);
     assert_int_equal(cache_write(c, PAGE_BYTES, blocks, sizeof(blocks)), -EFBIG); /* half of it */
+    block[0] = 'n';
+    assert_int_equal(cache_write(c, 4 * PAGE_BYTES, block, PAGE_BYTES), 0); /* has its room */
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(cache_present(c, 2 * PAGE_BYTES, 1), 0);
-    assert_int_equal(cache_allocated_bytes(c), 0);
-    set_is_empty(caches);
+    assert_int_equal(cache_read(c, 4 * PAGE_BYTES, &byte, 1), 1);
+    assert_int_equal(byte, 'n');
+    assert_int_equal(cache_allocated_bytes(c), PAGE_BYTES);
+    assert_int_equal(cache_set_counters(caches).charged_bytes, PAGE_BYTES);
     assert_int_equal(cache_read(c, 3 * PAGE_BYTES, &byte, 1), 1);
     assert_int_equal(byte, 0);
     assert_int_equal(cache_write(c, 2 * PAGE_BYTES, block, PAGE_BYTES), 0);
@@ -244,6 +249,7 @@ static void readers_do_not_mind_the_owner(void **state)
         unsigned b = i * 5 % SHARED_BLOCKS;
 
         assert_int_equal(cache_write_zeroes(shared, b * PAGE_BYTES, PAGE_BYTES), 0);
+        assert_int_equal(cache_write(shared, b * PAGE_BYTES, blocks[b], PAGE_BYTES), 0);
         assert_int_equal(cache_write(shared, b * PAGE_BYTES, blocks[b], PAGE_BYTES), 0);
     }
     atomic_store(&over, true);
