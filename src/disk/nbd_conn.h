@@ -38,10 +38,10 @@ struct disk_request;
 struct disk_view;
 struct nbd_conn;
 
-#define NBD_SLOTS       128u         /* requests under way in one connection */
-#define NBD_SMALL_BYTES (16 * 1024u) /* buffer of each slot */
-#define NBD_LARGE_PARTS 16u          /* buffers for what is longer, which goes piece by piece */
-#define NBD_LARGE_BYTES (256 * 1024u)
+#define NBD_SLOTS       128u       /* requests under way in one connection */
+#define NBD_SMALL_BYTES (1u << 14) /* buffer of each slot */
+#define NBD_LARGE_PARTS 16u        /* buffers for what is longer, which goes piece by piece */
+#define NBD_LARGE_BYTES (1u << 18)
 
 static inline void nbd_count(_Atomic(uint64_t) *c, uint64_t n)
 {

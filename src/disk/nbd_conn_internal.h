@@ -87,7 +87,7 @@ struct nbd_conn {
     struct nbd_part *held, *held_last; /* for the queue, after the stream */
 };
 
-#define NBD_IN_BYTES (64 * 1024u)
+#define NBD_IN_BYTES (1u << 16)
 
 /* --- pools (nbd_conn.c) --- */
 

@@ -18,11 +18,11 @@
 #define NBD_DESCRIPTION_MAX_BYTES 1023u
 
 /* A longer option is read to its end and refused; one that is longer still ends the connection. */
-#define NBD_OPTION_MAX_BYTES  (16 * 1024u)
-#define NBD_OPTION_SKIP_BYTES (256 * 1024u)
+#define NBD_OPTION_MAX_BYTES  (1u << 14)
+#define NBD_OPTION_SKIP_BYTES (1u << 18)
 
 /* Room for all that one option can be answered with. */
-#define NBD_ANSWER_MAX_BYTES (16 * 1024u)
+#define NBD_ANSWER_MAX_BYTES (1u << 14)
 
 /* What a buffer for a client's bytes has to hold at least. */
 #define NBD_HANDSHAKE_IN_BYTES (NBD_OPTION_MAX_BYTES + 16u)
@@ -32,7 +32,7 @@
 #define NBD_PREFERRED_BYTES 4096u
 
 /* The least that proto.md wants a server to take when it has not said how much it takes. */
-#define NBD_PAYLOAD_MAX_BYTES (32 * 1024 * 1024u)
+#define NBD_PAYLOAD_MAX_BYTES (1u << 25)
 
 #define NBD_ALLOCATION_ID 1u /* our number for base:allocation */
 

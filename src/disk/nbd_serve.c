@@ -15,7 +15,7 @@
 #include "disk/nbd_conn_internal.h"
 #include "format/nbd_bytes.h"
 
-#define ZERO_STEP_BYTES (16 * 1024 * 1024u)
+#define ZERO_STEP_BYTES (1u << 24)
 #define STATUS_LOOKUPS  4096u
 
 enum step { STEP_BLOCKED, STEP_MOVED, STEP_OVER };

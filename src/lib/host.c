@@ -98,7 +98,7 @@ static int set_up(struct thaw_host *h, const struct thaw_host_options *o, struct
 int thaw_host_open(const struct thaw_host_options *options, struct thaw_host **ret,
                    struct thaw_error *e)
 {
-    struct thaw_host_options o;
+    struct thaw_host_options o = {0};
     struct thaw_host *h;
     int r = OPTIONS_COPY(&o, options, e);
 

@@ -104,9 +104,9 @@ static void disconnect_client(struct client *c)
 
 /* What a request must lead to. */
 struct expected {
+    uint64_t covered; /* bytes of a read that have come */
     struct nbd_request q;
     uint32_t error;
-    uint64_t covered; /* bytes of a read that have come */
     bool done;
 };
 
