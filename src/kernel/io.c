@@ -68,6 +68,20 @@ void io_submit(struct io_engine *io, struct io_request *r)
     io->submit(io, r);
 }
 
+/* The pieces that are still to be filled. */
+static void skip_pieces(struct io_request *r, size_t bytes)
+{
+    while (r->iov_count > 0 && bytes >= r->iov->iov_len) {
+        bytes -= r->iov->iov_len;
+        r->iov++;
+        r->iov_count--;
+    }
+    if (bytes > 0) {
+        r->iov->iov_base = (char *)r->iov->iov_base + bytes;
+        r->iov->iov_len -= bytes;
+    }
+}
+
 int io_progress(struct io_request *r, ssize_t result, ssize_t *ret_result)
 {
     if (result == -EINTR || result == -EAGAIN)
@@ -80,6 +94,8 @@ int io_progress(struct io_request *r, ssize_t result, ssize_t *ret_result)
         return 1;
     }
     r->transferred += (size_t)result;
+    if (r->iov_count > 0)
+        skip_pieces(r, (size_t)result);
     if (result > 0 && r->transferred < r->len_bytes)
         return 0;
     *ret_result = (ssize_t)r->transferred;

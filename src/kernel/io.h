@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "base/mailbox.h"
 
@@ -32,11 +33,13 @@ enum io_kind { IO_KIND_AUTO, IO_KIND_URING, IO_KIND_POOL };
 /**
  * struct io_request - one request; embedded in whatever it is for
  * @op: IO_READ fills @buf; IO_OPEN opens @path below @fd with @flags
+ * @iov, @iov_count: unless the count is 0, where to read to in place of @buf; pieces of @len_bytes
+ *                   together. The engine changes them.
  * @fd: the file, or for IO_OPEN the folder
  * @done: called on an engine thread when it is over, with the number of bytes (IO_OPEN: the new
  *        descriptor, which the callee owns) or -errno; the request is the caller's again
  *
- * The memory of the request and its buffer must live until @done.
+ * The memory of the request and all that it points to must live until @done.
  */
 struct io_request {
     enum io_op op;
@@ -46,6 +49,8 @@ struct io_request {
     const char *path;
     void *buf;
     size_t len_bytes;
+    struct iovec *iov;
+    unsigned iov_count;
     uint64_t offset;
     void (*done)(struct io_request *self, ssize_t result);
 

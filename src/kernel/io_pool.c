@@ -46,7 +46,9 @@ static ssize_t serve_once(const struct io_request *r)
 {
     ssize_t n;
 
-    if (r->op == IO_READ)
+    if (r->op == IO_READ && r->iov_count > 0)
+        n = preadv(r->fd, r->iov, (int)r->iov_count, (off_t)(r->offset + r->transferred));
+    else if (r->op == IO_READ)
         n = pread(r->fd, (char *)r->buf + r->transferred, r->len_bytes - r->transferred,
                   (off_t)(r->offset + r->transferred));
     else

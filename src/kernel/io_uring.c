@@ -62,7 +62,9 @@ static void give_to_kernel(struct uring_engine *u, struct io_request *r)
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 
     assert(sqe);
-    if (r->op == IO_READ) {
+    if (r->op == IO_READ && r->iov_count > 0) {
+        io_uring_prep_readv(sqe, r->fd, r->iov, r->iov_count, r->offset + r->transferred);
+    } else if (r->op == IO_READ) {
         /* The kernel transfers less than 2 GiB a call; the rest comes as a short read. */
         size_t len = MIN(r->len_bytes - r->transferred, (size_t)GIB);
 

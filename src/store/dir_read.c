@@ -82,6 +82,8 @@ static void start_read(struct dir_object *o, struct store_read *r)
         .priority = r->priority,
         .fd = o->fd,
         .buf = r->buf,
+        .iov = r->iov,
+        .iov_count = r->iov_count,
         .len_bytes = round_up(r->len_bytes, PAGE_BYTES),
         .offset = r->offset.v,
         .done = read_done,

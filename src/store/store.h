@@ -62,6 +62,8 @@ void store_object_close(struct store_object *o);
 /**
  * struct store_read - one ranged read
  * @buf: page-aligned, with room for @len_bytes rounded up to whole pages
+ * @iov, @iov_count: unless the count is 0, in place of @buf: page-aligned pieces of whole pages, as
+ *                   much together. They are changed.
  * @offset: a multiple of the page size
  * @done: called on a store thread with the number of bytes read, short only at the end of the
  *        object, or -errno; the struct is the caller's again
@@ -69,6 +71,8 @@ void store_object_close(struct store_object *o);
 struct store_read {
     struct store_object *object;
     void *buf;
+    struct iovec *iov;
+    unsigned iov_count;
     size_t len_bytes;
     struct c_off offset;
     enum io_priority priority;
