@@ -18,7 +18,8 @@ struct thaw_host;
 
 /**
  * struct thaw_host_options - all zero but opts_size is a good choice
- * @cache_backing: how caches keep their bytes: "memfd" or "file"; NULL for the default, memfd
+ * @cache_backing: how caches keep their bytes: "memfd", "tiered" or "file"; NULL for the default,
+ * memfd
  * @cache_dir: folder of the files of backing file; NULL for the usual one
  * @memory_budget: bytes of memory that caches may take; 0 for half of the host's
  * @flags_file: feature flags in flagd's format, watched for changes; NULL for none

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "cache/tiered.h"
 
 /* Zeroed memory that costs nothing until it is touched: 16 TiB have 2^28 words. */
 static int table_create(size_t bytes, void **ret)
@@ -39,6 +40,7 @@ static int cache_init(struct cache *c, const struct cache_options *o)
     struct memory_options memory = {
         .backing = c->set->backing,
         .folder = c->set->folder,
+        .pool = c->set->pool,
         .build = o->build,
         .object = o->object,
         .bytes = round_up(c->size_bytes, GRANULE_BYTES),
@@ -203,7 +205,12 @@ int64_t cache_allocated_bytes(struct cache *c)
 
     if (r < 0)
         return r;
-    r = memory_allocated_bytes(&c->memory);
+    if (!c->memory.pool)
+        r = memory_allocated_bytes(&c->memory);
+    else if (c->kind == CACHE_KIND_OVERLAY)
+        r = tiered_log_bytes(&c->memory);
+    else
+        r = (int64_t)atomic_load_explicit(&c->kept_bytes, memory_order_relaxed);
     cache_leave(c);
     return r;
 }

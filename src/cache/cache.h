@@ -124,15 +124,11 @@ enum cache_state cache_state(const struct cache *c, uint32_t granule);
  * Makes no system call and takes no lock.
  *
  * Returns: 0 and the memory to fill (GRANULE_BYTES, page-aligned; where another granule's is says
- * nothing about it) in *@ret; -EALREADY if it is ready, -EBUSY if it is being filled or dropped,
- * -ESHUTDOWN, -EROFS.
+ * nothing about it; what is in it means nothing) in *@ret; -EALREADY if it is ready, -EBUSY if it
+ * is being filled or dropped, -ESHUTDOWN, -EROFS.
  */
 [[gnu::warn_unused_result]] int cache_reserve(struct cache *c, uint32_t granule,
                                               struct cache_room *room, void **ret);
-
-/** cache_adjoins() - whether what cache_reserve() gives for @granule follows that of the one before
- */
-bool cache_adjoins(const struct cache *c, uint32_t granule);
 
 /**
  * cache_publish() - filled and verified: from now on it can be pinned. Not under a lock.

@@ -110,5 +110,6 @@ const struct memory_backing memory_file = {
     .open = file_open,
     .close = file_close,
     .write = file_write,
+    .drop = memory_punch,
     .why = file_why,
 };

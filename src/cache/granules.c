@@ -6,6 +6,8 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "cache/tiered.h"
+
 uint32_t cache_granules(const struct cache *c)
 {
     return c->granules;
@@ -38,9 +40,11 @@ enum cache_state cache_state(const struct cache *c, uint32_t granule)
 
 /* --- accounts --- */
 
-/* What it takes when it is there: the last one may be short. */
+/* What it takes when it is there: the last one may be short, unless it has a slot. */
 static uint64_t account_bytes(const struct cache *c, uint32_t granule)
 {
+    if (c->memory.pool)
+        return GRANULE_BYTES;
     return round_up(cache_granule_bytes(c, granule), PAGE_BYTES);
 }
 
@@ -96,13 +100,15 @@ int cache_reserve(struct cache *c, uint32_t granule, struct cache_room *room, vo
         return r;
     }
     take_from_room(c, granule, room);
-    *ret = memory_fill(&c->memory, granule);
-    return 0;
-}
+    if (c->memory.pool) {
+        uint32_t slot = room->slot;
 
-bool cache_adjoins(const struct cache *c, uint32_t granule)
-{
-    return memory_adjoins(&c->memory, granule);
+        room->slot = pool_next(c->memory.pool, slot);
+        *ret = tiered_set_slot(&c->memory, granule, slot);
+    } else {
+        *ret = memory_fill(&c->memory, granule);
+    }
+    return 0;
 }
 
 static bool is_passing(const struct cache *c, uint32_t granule)
@@ -114,7 +120,7 @@ static void leave_filling(struct cache *c, uint32_t granule, uint32_t word)
 {
     uint32_t was = atomic_exchange_explicit(&c->words[granule], word, memory_order_release);
 
-    assert((was & ~(uint32_t)WORD_PASSING) == WORD_FILLING);
+    assert((was & ~(uint32_t)WORD_MARKS) == WORD_FILLING);
     (void)was;
     cache_leave(c);
 }
@@ -123,6 +129,11 @@ struct cache_hold cache_publish(struct cache *c, uint32_t granule)
 {
     struct cache_hold hold = {0};
 
+    if (c->memory.pool) {
+        hold = pool_publish(c->memory.pool, tiered_slot(&c->memory, granule), c, granule);
+        leave_filling(c, granule, WORD_READY);
+        return hold;
+    }
     /* Here, as the thread that fills has time, and the one that serves a fault has none. */
     memory_settle(&c->memory, granule * GRANULE_BYTES, account_bytes(c, granule));
     if (is_passing(c, granule)) {
@@ -148,6 +159,15 @@ void cache_abandon(struct cache *c, uint32_t granule)
     struct cache_set *set = c->set;
     bool passing = is_passing(c, granule);
 
+    if (set->pool) {
+        uint32_t slot = tiered_slot(&c->memory, granule);
+
+        pool_link(set->pool, slot, POOL_NONE);
+        release(c, granule, false);
+        leave_filling(c, granule, WORD_ABSENT);
+        pool_put(set->pool, slot);
+        return;
+    }
     give_back(c, granule);
     if (passing)
         passing_put(set, 1);
@@ -162,13 +182,15 @@ int cache_fill_error(const struct cache *c, uint32_t granule, int error)
 
 bool granule_begin_drop(struct cache *c, uint32_t granule)
 {
-    uint32_t word = WORD_READY | WORD_PASSING;
+    uint32_t word = atomic_load_explicit(&c->words[granule], memory_order_relaxed);
 
-    /* Acquire pairs with the release of the last unpin: nobody reads it any more. */
-    if (!atomic_compare_exchange_strong_explicit(&c->words[granule], &word,
-                                                 WORD_FILLING | WORD_PASSING, memory_order_acquire,
-                                                 memory_order_relaxed))
-        return false;
+    do {
+        if ((word & ~(uint32_t)WORD_USED) != (WORD_READY | WORD_PASSING))
+            return false;
+        /* Acquire pairs with the release of the last unpin: nobody reads it any more. */
+    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word,
+                                                    WORD_FILLING | WORD_PASSING,
+                                                    memory_order_acquire, memory_order_relaxed));
     if (cache_enter(c) == 0)
         return true;
     /* Whoever closes it has not come to the words yet, as that takes us off the list first. */
@@ -179,6 +201,23 @@ bool granule_begin_drop(struct cache *c, uint32_t granule)
 void granule_end_drop(struct cache *c, uint32_t granule)
 {
     give_back(c, granule);
+}
+
+enum granule_eviction granule_evict(struct cache *c, uint32_t granule, bool spare)
+{
+    uint32_t word = atomic_load_explicit(&c->words[granule], memory_order_relaxed), then;
+
+    do {
+        if ((word & ~(uint32_t)WORD_USED) != WORD_READY)
+            return GRANULE_BUSY;
+        then = spare && (word & WORD_USED) ? WORD_READY : WORD_ABSENT;
+        /* Acquire pairs with the release of the last unpin: nobody reads it any more. */
+    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word, then,
+                                                    memory_order_acquire, memory_order_relaxed));
+    if (then == WORD_READY)
+        return GRANULE_SPARED;
+    release(c, granule, false);
+    return GRANULE_EVICTED;
 }
 
 /* --- reading --- */
@@ -192,7 +231,8 @@ const void *cache_pin(struct cache *c, uint32_t granule)
     do {
         if ((word & WORD_STATE) != WORD_READY)
             return NULL;
-    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word, word + WORD_PIN,
+    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word,
+                                                    (word | WORD_USED) + WORD_PIN,
                                                     memory_order_acquire, memory_order_relaxed));
     return memory_view(&c->memory, granule * GRANULE_BYTES);
 }
@@ -204,7 +244,7 @@ void cache_unpin(struct cache *c, uint32_t granule)
 
     assert(was >= WORD_READY + WORD_PIN);
     /* The last pin of a cache that is being closed; from here on it may be gone. */
-    if ((was & ~(uint32_t)WORD_PASSING) == WORD_READY + WORD_CLOSED + WORD_PIN)
+    if ((was & ~(uint32_t)WORD_MARKS) == WORD_READY + WORD_CLOSED + WORD_PIN)
         word_wake(word);
 }
 
@@ -239,13 +279,28 @@ bool granules_present(const struct cache *c, uint64_t off, uint64_t len)
     return true;
 }
 
+/* Marks it, unless it is absent. It may be pinned, and in a pool be evicted, at the same time. */
+static void mark_closed(struct cache *c, uint32_t granule)
+{
+    uint32_t word = atomic_load_explicit(&c->words[granule], memory_order_relaxed);
+
+    do {
+        if ((word & WORD_STATE) != WORD_READY)
+            return;
+    } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word, word | WORD_CLOSED,
+                                                    memory_order_relaxed, memory_order_relaxed));
+}
+
 void granules_close(struct cache *c)
 {
     /* Those which are absent stay so: nobody can reserve them any more. */
-    for (uint32_t g = 0; g < c->granules; g++) {
-        if (load(c, g) == WORD_READY)
-            atomic_fetch_or_explicit(&c->words[g], WORD_CLOSED, memory_order_relaxed);
-    }
     for (uint32_t g = 0; g < c->granules; g++)
+        mark_closed(c, g);
+    for (uint32_t g = 0; g < c->granules; g++) {
         word_wait(&c->words[g], ~(uint32_t)(WORD_PIN - 1));
+        if (c->memory.pool && load(c, g) == (WORD_READY | WORD_CLOSED))
+            pool_forget(c->memory.pool, tiered_slot(&c->memory, g));
+    }
+    if (c->memory.pool)
+        pool_settle(c->memory.pool);
 }

@@ -9,12 +9,13 @@
 #include "base/units.h"
 #include "cache/cache.h"
 #include "cache/memory.h"
+#include "cache/pool.h"
 #include "cache/set_internal.h"
 
 /*
  * The word of a granule: its state, whether the cache is being closed, whether it will not be kept,
- * and in the bits above how often it is pinned. Only a ready granule is pinned, and only a ready
- * one is marked as closed.
+ * whether it was pinned since the pool's clock passed, and in the bits above how often it is
+ * pinned. Only a ready granule is pinned, and only a ready one is marked as closed.
  */
 enum {
     WORD_ABSENT = 0,
@@ -23,8 +24,22 @@ enum {
     WORD_CLOSED = 4,
     WORD_STATE = 7, /* all of the above */
     WORD_PASSING = 8,
-    WORD_PIN = 16
+    WORD_USED = 16,
+    WORD_MARKS = WORD_PASSING | WORD_USED,
+    WORD_PIN = 32
 };
+
+/* Builds that look for mistakes overwrite what they free (pool.c). */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define POOL_SCRIBBLES 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define POOL_SCRIBBLES 1
+#endif
+#endif
+#ifndef POOL_SCRIBBLES
+#define POOL_SCRIBBLES 0
+#endif
 
 /* In cache.users: closed; the bits below count calls and fills under way. */
 #define USERS_CLOSED (UINT32_C(1) << 31)
@@ -84,6 +99,19 @@ void granules_close(struct cache *c);
 
 /** granule_end_drop() - give its memory back; then it is absent */
 void granule_end_drop(struct cache *c, uint32_t granule);
+
+enum granule_eviction { GRANULE_EVICTED, GRANULE_SPARED, GRANULE_BUSY };
+
+/**
+ * granule_evict() - a granule in a pool, for the pool: make it absent, if it is not pinned
+ * @spare: not if it has been used since it was last asked; that is forgotten then
+ *
+ * For whoever sees to it that the cache is not destroyed until this has returned. Returns
+ * GRANULE_EVICTED and its slot is the caller's, GRANULE_SPARED, or GRANULE_BUSY: pinned, or its
+ * cache is being closed.
+ */
+[[gnu::warn_unused_result]] enum granule_eviction granule_evict(struct cache *c, uint32_t granule,
+                                                                bool spare);
 
 /* --- overlay.c; the same --- */
 

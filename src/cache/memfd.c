@@ -112,6 +112,7 @@ const struct memory_backing memory_memfd = {
     .close = memfd_close,
     .write = memfd_write,
     .overwrite = memfd_overwrite,
+    .drop = memory_punch,
     .settle = memfd_settle,
     .why = memfd_why,
 };

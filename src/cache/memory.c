@@ -16,6 +16,7 @@
 static const struct memory_backing *const backings[CACHE_BACKINGS] = {
     [CACHE_BACKING_MEMFD] = &memory_memfd,
     [CACHE_BACKING_FILE] = &memory_file,
+    [CACHE_BACKING_TIERED] = &memory_tiered,
 };
 
 int memory_init(struct memory *m, const struct memory_options *o)
@@ -44,10 +45,11 @@ void memory_finish(struct memory *m)
 {
     const struct memory_backing *backing = m->backing;
 
-    if (m->fill != m->view)
+    if (m->fd >= 0 && m->fill != m->view)
         unmap(m->fill, m->bytes);
-    unmap(m->view, m->bytes);
-    if (m->fd >= 0 && backing->close)
+    if (m->fd >= 0)
+        unmap(m->view, m->bytes);
+    if ((m->fd >= 0 || m->pool) && backing->close)
         backing->close(m);
     close_fd(&m->fd);
     *m = (struct memory)MEMORY_INIT;
@@ -61,17 +63,35 @@ void *memory_map(const struct memory *m, int prot)
     return map == MAP_FAILED ? NULL : map;
 }
 
+uint64_t memory_run(const struct memory *m, uint64_t off, uint64_t len)
+{
+    const char *start = memory_view(m, off);
+    uint64_t piece = UINT64_C(1) << m->shift, run;
+
+    if (!m->places)
+        return len;
+    run = MIN(len, piece - off % piece);
+    while (run < len && memory_view(m, off + run) == start + run)
+        run += MIN(len - run, piece);
+    return run;
+}
+
 /* Through a system call, which gets an error where a load would be a SIGBUS. */
 int memory_read(const struct memory *m, uint64_t off, void *buf, size_t len)
 {
     while (len > 0) {
-        struct iovec to = {.iov_base = buf, .iov_len = len};
-        struct iovec from = {.iov_base = (void *)(uintptr_t)(m->view + off), .iov_len = len};
+        size_t run = memory_run(m, off, len);
+        struct iovec to = {.iov_base = buf, .iov_len = run};
+        struct iovec from = {.iov_base = (void *)(uintptr_t)memory_view(m, off), .iov_len = run};
         ssize_t n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
 
+        /* A sandbox may forbid the call. */
+        if (n < 0 && (errno == EPERM || errno == ENOSYS))
+            n = bus_copy(buf, from.iov_base, run) < 0 ? -EFAULT : (ssize_t)run;
+        else if (n < 0)
+            n = -errno;
         if (n < 0)
-            /* A sandbox may forbid the call. */
-            return errno == EPERM || errno == ENOSYS ? bus_copy(buf, m->view + off, len) : -errno;
+            return (int)n;
         buf = (char *)buf + n;
         off += (size_t)n;
         len -= (size_t)n;
@@ -97,6 +117,11 @@ int memory_why(const struct memory *m, uint64_t off, size_t len)
 }
 
 int memory_drop(const struct memory *m, uint64_t off, uint64_t len)
+{
+    return m->backing->drop(m, off, len);
+}
+
+int memory_punch(const struct memory *m, uint64_t off, uint64_t len)
 {
     int r;
 

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/tiered.h"
+
 static enum cache_block load(const struct cache *c, uint32_t block)
 {
     /* Acquire pairs with the release in set_states(): who sees it dirty sees the data. */
@@ -60,6 +62,7 @@ int cache_dirty_memory(struct cache *c, uint64_t off, uint64_t len_bytes, const 
     if (r != CACHE_BLOCK_DIRTY)
         return -ENODATA;
     *ret = memory_view(&c->memory, off);
+    *ret_bytes = memory_run(&c->memory, off, *ret_bytes);
     return 0;
 }
 
@@ -141,8 +144,21 @@ static int begin(struct cache *c, uint64_t off, uint64_t len)
     return 0;
 }
 
+/*
+ * Whether nobody is in a call but us. Whoever comes later sees the states that we have set: his
+ * change of `users` acquires what ours releases. What those read who have gone was read before.
+ */
+static bool alone(struct cache *c)
+{
+    uint32_t users = atomic_fetch_add_explicit(&c->users, 0, memory_order_acq_rel);
+
+    return (users & ~USERS_CLOSED) == 1;
+}
+
 static int end(struct cache *c, int r)
 {
+    if (tiered_idle(&c->memory) && alone(c))
+        tiered_reclaim(&c->memory);
     atomic_fetch_add_explicit(&c->changes, 1, memory_order_release);
     cache_leave(c);
     return r;
@@ -223,6 +239,8 @@ int cache_write(struct cache *c, uint64_t off, const void *buf, size_t len)
     } else {
         undo_write(c, off, len);
         discharge(c, fresh);
+        if (c->memory.pool)
+            set_count(&c->set->refused, 1);
     }
     return end(c, r);
 }

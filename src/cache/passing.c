@@ -22,6 +22,8 @@
 
 #include <errno.h>
 
+#include "cache/pool.h"
+
 #include "cache/internal.h"
 
 #define DEMAND_PLACES (PASSING_PLACES / 2) /* which only demands may claim */
@@ -141,6 +143,8 @@ void passing_forget(struct cache_set *set, struct cache *c)
 
 bool cache_room_awaited(struct cache_set *set)
 {
+    if (set->pool)
+        return pool_awaited(set->pool);
     LOCK_SCOPE(&set->mu);
 
     return census_locked(set).awaited > 0;
@@ -162,6 +166,8 @@ struct cache_hold cache_hold_share(struct cache_set *set, struct cache_hold hold
 
     if (hold.age == 0)
         return hold;
+    if (set->pool)
+        return pool_hold_share(set->pool, hold);
     mutex_lock(&set->mu);
     p = held_locked(set, hold);
     if (p)
@@ -176,6 +182,8 @@ bool cache_hold_put(struct cache_set *set, struct cache_hold hold)
 
     if (hold.age == 0)
         return false;
+    if (set->pool)
+        return pool_hold_put(set->pool, hold);
     mutex_lock(&set->mu);
     p = held_locked(set, hold);
     if (p)

@@ -13,12 +13,14 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "cache/pool.h"
 
 #define SET_ASIDE (PASSING_PLACES * GRANULE_BYTES) /* of the budget, for passing granules */
 
 static const char *const names[CACHE_BACKINGS] = {
     [CACHE_BACKING_MEMFD] = "memfd",
     [CACHE_BACKING_FILE] = "file",
+    [CACHE_BACKING_TIERED] = "tiered",
 };
 
 const char *cache_backing_name(enum cache_backing backing)
@@ -95,6 +97,11 @@ static int folder_open(struct cache_set *set, const char *folder, struct thaw_er
 
 /* --- life --- */
 
+static uint64_t get(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
 static uint64_t half_of_memory(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
@@ -125,6 +132,10 @@ int cache_set_create(const struct cache_set_options *options, struct cache_set *
         r = folder_open(set, options->folder, e);
     if (r < 0)
         return r;
+    if (set->backing == CACHE_BACKING_TIERED)
+        r = pool_create(get(&set->budget), &set->pool);
+    if (r < 0)
+        return err_errno(e, r, "making the pool of the caches");
     *ret = TAKE_PTR(set);
     return 0;
 }
@@ -134,6 +145,7 @@ void cache_set_destroy(struct cache_set *set)
     if (!set)
         return;
     close_fd(&set->folder);
+    pool_destroy(set->pool);
     pthread_mutex_destroy(&set->mu);
     free(set);
 }
@@ -143,12 +155,9 @@ int cache_set_budget(struct cache_set *set, uint64_t bytes)
     if (bytes < CACHE_BUDGET_MIN)
         return -EINVAL;
     atomic_store_explicit(&set->budget, bytes, memory_order_relaxed);
+    if (set->pool)
+        pool_resize(set->pool, bytes);
     return 0;
-}
-
-static uint64_t get(const _Atomic(uint64_t) *counter)
-{
-    return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
 struct cache_set_counters cache_set_counters(const struct cache_set *set)
@@ -165,6 +174,12 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set)
 
     for (unsigned i = 0; i < CACHE_KINDS; i++)
         c.bytes[i] = get(&set->bytes[i]);
+    if (set->pool) {
+        struct pool_counters pool = pool_counters(set->pool);
+
+        c.charged_bytes = pool.used_bytes;
+        c.evicted = pool.evicted;
+    }
     return c;
 }
 
@@ -194,9 +209,19 @@ void set_discharge(struct cache_set *set, uint64_t bytes)
 
 int cache_room_take(struct cache_set *set, uint32_t granules, bool demand, struct cache_room *ret)
 {
-    bool kept = set_charge(set, granules * GRANULE_BYTES);
-    int r = kept ? 0 : passing_take(set, granules, demand);
+    bool kept;
+    int r;
 
+    if (set->pool) {
+        uint32_t slot;
+
+        r = pool_take(set->pool, granules, demand ? POOL_DEMAND : POOL_BACKGROUND, &slot);
+        if (r > 0)
+            *ret = (struct cache_room){.granules = (uint32_t)r, .slot = slot};
+        return MIN(r, 0);
+    }
+    kept = set_charge(set, granules * GRANULE_BYTES);
+    r = kept ? 0 : passing_take(set, granules, demand);
     if (r == 0)
         *ret = (struct cache_room){.granules = granules, .passing = !kept};
     return r;
@@ -204,7 +229,9 @@ int cache_room_take(struct cache_set *set, uint32_t granules, bool demand, struc
 
 void cache_room_put(struct cache_set *set, struct cache_room *room)
 {
-    if (room->passing)
+    if (set->pool && room->granules > 0)
+        pool_put(set->pool, room->slot);
+    else if (room->passing)
         passing_put(set, room->granules);
     else
         set_discharge(set, room->granules * GRANULE_BYTES);

@@ -25,13 +25,18 @@
 struct cache_set;
 struct thaw_error;
 
-enum cache_backing { CACHE_BACKING_MEMFD, CACHE_BACKING_FILE, CACHE_BACKINGS };
+enum cache_backing {
+    CACHE_BACKING_MEMFD,
+    CACHE_BACKING_FILE,
+    CACHE_BACKING_TIERED,
+    CACHE_BACKINGS
+};
 enum cache_kind { CACHE_KIND_READ_THROUGH, CACHE_KIND_OVERLAY, CACHE_KINDS };
 
 #define PASSING_PLACES   64u
 #define CACHE_BUDGET_MIN (2 * GRANULE_BYTES * PASSING_PLACES)
 
-/** cache_backing_name() - "memfd", "file" */
+/** cache_backing_name() - "memfd", "file", "tiered" */
 const char *cache_backing_name(enum cache_backing backing);
 
 /** cache_backing_parse() - the backing of that name; 0 or -EINVAL */
@@ -95,7 +100,8 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set);
 /** struct cache_room - for @granules granules that shall be reserved; all zero: for none */
 struct cache_room {
     uint32_t granules;
-    bool passing; /* they will not be kept */
+    bool passing;  /* they will not be kept */
+    uint32_t slot; /* in a pool: the first one of a list */
 };
 
 /**

@@ -17,10 +17,13 @@ struct passing {
     uint64_t age; /* no two entries ever have the same; 0 for none */
 };
 
+struct pool;
+
 struct cache_set {
     enum cache_backing backing;
     bool charged;                          /* the backing takes memory that has a budget */
     int folder;                            /* owned: of backing file, else -1 */
+    struct pool *pool;                     /* owned: of backing tiered, else NULL */
     _Atomic(uint64_t) budget;              /* [a] relaxed, as all of these: they are numbers */
     _Atomic(uint64_t) charged_bytes;       /* [a] kept, or about to be; never raised beyond
                                               budget - SET_ASIDE */

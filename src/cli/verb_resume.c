@@ -42,7 +42,7 @@ static const struct option_spec options[] = {
     {"accept", "N", "serve N VMs of this build, one after the other or at once", ACCEPT},
     {"populate", NULL, "install all memory in the background", POPULATE},
     {"cache", "DIR", "folder for the files of --cache-backing file", CACHE},
-    {"cache-backing", "BACKING", "how caches keep their bytes: memfd (default) or file",
+    {"cache-backing", "BACKING", "how caches keep bytes: memfd (default), tiered, file",
      CACHE_BACKING},
     {"memory-budget", "SIZE", "memory that caches may take (default: half of the host's)",
      MEMORY_BUDGET},

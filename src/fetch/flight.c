@@ -280,12 +280,9 @@ int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first
     r = cache_reserve(o->cache, g, &fl->room, &memory);
     if (r < 0)
         return r;
-    fl->data.buf = memory;
-    /* It is read in one piece, so its memory must be one. */
-    for (g++; g < end && cache_adjoins(o->cache, g); g++) {
-        if (cache_reserve(o->cache, g, &fl->room, &memory) < 0)
-            break;
-    }
+    do
+        fl->memory[g++ - first] = memory;
+    while (g < end && cache_reserve(o->cache, g, &fl->room, &memory) == 0);
     fl->object = o;
     fl->first = first;
     fl->count = g - first;
@@ -342,7 +339,7 @@ static int verify_granule(const struct flight *fl, uint32_t i, const uint64_t *s
 {
     struct cache *cache = fl->object->cache;
     struct check c = {
-        .memory = (char *)fl->data.buf + i * GRANULE_BYTES,
+        .memory = fl->memory[i],
         .len = cache_granule_bytes(cache, fl->first + i),
         .sum = sums ? &sums[i] : NULL,
     };
@@ -490,6 +487,29 @@ static void sums_done(struct store_read *r, int64_t result)
     read_done(fl);
 }
 
+/* Where to: memory of granules that is adjacent is one piece, and one piece needs no list. */
+static void set_pieces(struct flight *fl)
+{
+    size_t left = round_up(flight_bytes(fl), PAGE_BYTES);
+    struct iovec *last = fl->pieces;
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < fl->count; i++) {
+        size_t len = MIN(left, GRANULE_BYTES);
+
+        if (i > 0 && fl->memory[i] == (char *)last->iov_base + last->iov_len) {
+            last->iov_len += len;
+        } else {
+            last = &fl->pieces[n++];
+            *last = (struct iovec){fl->memory[i], len};
+        }
+        left -= len;
+    }
+    fl->data.buf = fl->memory[0];
+    fl->data.iov = fl->pieces;
+    fl->data.iov_count = n > 1 ? n : 0;
+}
+
 static void start(struct flight *fl, enum io_priority priority)
 {
     struct fetch_object *o = fl->object;
@@ -498,6 +518,7 @@ static void start(struct flight *fl, enum io_priority priority)
     atomic_fetch_add_explicit(&o->fetch->flight_count, 1, memory_order_relaxed);
     atomic_store_explicit(&fl->pending, read_sums ? 2 : 1, memory_order_relaxed);
     fl->start_ns = clock_now_ns();
+    set_pieces(fl);
     fl->data.object = o->data;
     fl->data.len_bytes = flight_bytes(fl);
     fl->data.offset = (struct c_off){fl->first * GRANULE_BYTES};

@@ -35,8 +35,10 @@ struct flight {
     struct fetch_object *object;
     uint32_t first;
     uint32_t count;
-    struct fetch_waiter *waiters; /* [m] object.mu */
-    struct store_read data;       /* into memory of the cache, in one piece */
+    struct fetch_waiter *waiters;             /* [m] object.mu */
+    struct store_read data;                   /* into memory of the cache */
+    char *memory[READ_AHEAD_GRANULES];        /* borrowed: of each granule */
+    struct iovec pieces[READ_AHEAD_GRANULES]; /* of data, if it is in more than one piece */
     struct store_read sums;
     struct cache_hold holds[READ_AHEAD_GRANULES]; /* owned: on what it has published */
     int64_t data_result;
@@ -117,7 +119,10 @@ bool sums_table_loaded(const struct sums_table *t, uint32_t granule);
 
 /* --- flight.c --- */
 
-/** flight_take() - one from the pool, with room for @granules; or NULL. Not under a lock. */
+/**
+ * flight_take() - one from the pool, with room for @granules, or less if it is no demand; or NULL.
+ * Not under a lock.
+ */
 struct flight *flight_take(struct fetch *f, enum io_priority priority, uint32_t granules);
 
 /**
@@ -139,7 +144,7 @@ void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority prior
  * flight_list_locked() - reserve granules and put @fl on the list of their chunk
  *
  * The run begins at @first and takes as many granules as it has room for and are absent too, in the
- * same chunk and page of sums, and have their memory one after the other.
+ * same chunk and page of sums.
  *
  * Returns: 0, or as cache_reserve() of @first.
  */

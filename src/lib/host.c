@@ -64,7 +64,8 @@ static int take_options(struct thaw_host *h, const struct thaw_host_options *o,
     h->backing = CACHE_BACKING_MEMFD;
     h->backing_given = o->cache_backing != NULL;
     if (o->cache_backing && cache_backing_parse(o->cache_backing, &h->backing) < 0)
-        return err_set(e, -EINVAL, "there is no cache backing '%s'; there are memfd and file",
+        return err_set(e, -EINVAL,
+                       "there is no cache backing '%s'; there are memfd, file and tiered",
                        o->cache_backing);
     h->budget = o->memory_budget;
     if (o->cache_dir) {

@@ -26,6 +26,7 @@ static void add_cache_bytes(void *arg, double *values)
     static const enum metric_backing names[] = {
         [CACHE_BACKING_MEMFD] = METRIC_BACKING_MEMFD,
         [CACHE_BACKING_FILE] = METRIC_BACKING_FILE,
+        [CACHE_BACKING_TIERED] = METRIC_BACKING_POOL,
     };
     struct host_metrics *m = arg;
 

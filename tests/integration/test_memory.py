@@ -320,6 +320,18 @@ def huge_pages_are_put_together(case):
         check_equal(result["pages"]["installed"], 16384, "pages installed")
 
 
+def huge_pages_of_a_small_pool(case):
+    """An image of eight and of 32 times the budget, of whose granules a page needs a quarter."""
+    reserve_huge_pages(case, 128)
+    for size, pages in (("64M", 16384), ("256M", 65536)):
+        image = case.image("memory-" + size, size, "random")
+        thaw = case.resume(case.create(image), "--cache-backing", "tiered", "--memory-budget", "8M")
+        _, thaw = touch(case, image, "--page-size", "2097152", "--threads", "6", thaw=thaw)
+        result = result_of(thaw)
+        check_equal(result["pages"]["installed"], pages, "pages installed")
+        check(result["cache"]["charged"] <= 8 << 20, f"more than the budget: {result['cache']}")
+
+
 def huge_pages_are_removed(case):
     reserve_huge_pages(case, 32)
     image = case.image("memory", "64M")
@@ -367,8 +379,8 @@ GROUPS = {
                     a_jailed_vmm_owns_its_socket),
     "populate": (populates_in_the_background, population_races_with_faults_and_removes,
                  population_passes_over_what_is_damaged),
-    "huge-pages": (huge_pages_are_put_together, huge_pages_are_removed,
-                   a_damaged_piece_fails_its_huge_page),
+    "huge-pages": (huge_pages_are_put_together, huge_pages_of_a_small_pool,
+                   huge_pages_are_removed, a_damaged_piece_fails_its_huge_page),
     "kvm-guest": (kvm_guest_runs,),
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/units.h"
@@ -120,17 +121,37 @@ static inline unsigned find_fds(const char *name, int *ret)
     return found;
 }
 
-/** find_cache_fd() - the descriptor of a cache, found as an operator would: by its name; or -1 */
+/**
+ * find_cache_fd() - the descriptor of a cache, found as an operator would: by its name; or -1
+ *
+ * Those of backing `tiered` have none.
+ */
 static inline int find_cache_fd(const char *object)
 {
     char name[100];
     int fd;
 
     snprintf(name, sizeof(name),
-             backing == CACHE_BACKING_MEMFD ? "/memfd:thaw:12345678:%s" : "/thaw-12345678-%s",
+             backing == CACHE_BACKING_FILE ? "/thaw-12345678-%s" : "/memfd:thaw:12345678:%s",
              object);
     find_fds(name, &fd);
     return fd;
+}
+
+static inline bool has_cache_fd(const char *object)
+{
+    return backing == CACHE_BACKING_TIERED || find_cache_fd(object) >= 0;
+}
+
+/** pool_bytes() - the memory of the pool as the kernel counts it */
+static inline int64_t pool_bytes(void)
+{
+    struct stat st;
+    int fd;
+
+    assert_int_equal(find_fds("/memfd:thaw:pool", &fd), 1);
+    assert_int_equal(fstat(fd, &st), 0);
+    return (int64_t)st.st_blocks * 512;
 }
 
 /** reserve() - with room that is taken for it */

@@ -20,7 +20,7 @@ static void blocks_are_written_whole(void **state)
     (void)state;
     memset(block, 'a', sizeof(block));
     c = new_overlay("rootfs", size);
-    assert_true(find_cache_fd("rootfs") >= 0);
+    assert_true(has_cache_fd("rootfs"));
     assert_int_equal(cache_size(c), size);
 
     assert_int_equal(cache_write(c, 1, block, PAGE_BYTES), -EINVAL);
@@ -129,6 +129,8 @@ static void check_runs(struct cache *c)
     assert_int_equal(cache_set_counters(caches).bytes[CACHE_KIND_OVERLAY], allocated);
     if (backing == CACHE_BACKING_MEMFD)
         assert_int_equal(cache_allocated_bytes(c), allocated);
+    else if (backing == CACHE_BACKING_TIERED) /* nothing is moved: a block may keep a slot */
+        assert_in_range(cache_allocated_bytes(c), allocated, BLOCKS * GRANULE_BYTES);
     else /* a file system may take more, for itself */
         assert_in_range(cache_allocated_bytes(c), allocated, SIZE + 4 * GRANULE_BYTES);
 }
