@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/set.h"
+
 struct bench_report;
 struct thaw_error;
 
@@ -23,20 +25,23 @@ struct thaw_error;
  * @rounds: how often each contender runs; at least 1
  * @scratch: an empty folder for the benchmark's files, removed by the caller
  * @size_bytes: of the image; 0: what the benchmark thinks best
+ * @backing: of thaw's caches
  * @html: where to draw what was measured, or NULL
  */
 struct bench_options {
     unsigned rounds;
     const char *scratch;
     uint64_t size_bytes;
+    enum cache_backing backing;
     const char *html;
 };
 
 struct bench {
     const char *name;
     const char *about;
-    bool sized; /* takes size_bytes */
-    bool draws; /* takes html */
+    bool sized;  /* takes size_bytes */
+    bool draws;  /* takes html */
+    bool backed; /* takes backing */
     int (*run)(const struct bench_options *o, struct bench_report *r, struct thaw_error *e);
 };
 

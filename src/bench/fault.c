@@ -94,6 +94,7 @@ static int fault_run(const struct bench_options *o, struct bench_report *report,
     r = bench_image_create(store, FAULT_BYTES, 0, &image, e);
     if (r < 0)
         return r;
+    image.backing = o->backing;
     report->ratios = ratios;
     report->ratio_count = ARRAY_SIZE(ratios);
     /* A round before the first warms memory and processors, and is not counted. */
@@ -111,5 +112,6 @@ static int fault_run(const struct bench_options *o, struct bench_report *report,
 const struct bench bench_fault = {
     .name = "fault",
     .about = "a page fault on memory that is in the cache",
+    .backed = true,
     .run = fault_run,
 };

@@ -59,6 +59,7 @@ static int populate_row(const struct bench_options *o, size_t row, struct bench_
     r = bench_image_create(store, POPULATE_BYTES, rows[row].layers, &image, e);
     if (r < 0)
         return r;
+    image.backing = o->backing;
     for (unsigned round = o->rounds > 1 ? 0 : 1; round <= o->rounds && r == 0; round++) {
         r = measure(&image, socket_path, rows[row].name, THAW, round > 0, report, e);
         if (r == 0)
@@ -86,5 +87,6 @@ static int populate_run(const struct bench_options *o, struct bench_report *repo
 const struct bench bench_populate = {
     .name = "populate",
     .about = "a whole image installed in the background",
+    .backed = true,
     .run = populate_run,
 };

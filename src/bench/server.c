@@ -103,7 +103,7 @@ static int thaw_main(const struct bench_image *image, bool populate, const char 
     if (r == 0)
         r = store_open(image->store, io, false, &store, e);
     if (r == 0)
-        r = cache_set_create(&(struct cache_set_options){0}, &caches, e);
+        r = cache_set_create(&(struct cache_set_options){.backing = image->backing}, &caches, e);
     if (r == 0)
         r = fetch_create(caches, &fetch, e);
     if (r == 0)

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "cache/set.h"
+
 struct thaw_error;
 
 /**
@@ -20,6 +22,7 @@ struct thaw_error;
  * @layers: 0: the floor copies runs of 64 KiB; n: page i comes from buffer i % n, as in a build
  *          whose map has a run for each page
  * @store, @build: the same as a build, for thaw
+ * @backing: of thaw's caches
  */
 struct bench_image {
     const unsigned char *bytes;
@@ -27,6 +30,7 @@ struct bench_image {
     unsigned layers;
     const char *store;
     char build[37];
+    enum cache_backing backing;
 };
 
 struct bench_server {

@@ -8,11 +8,12 @@
 
 #define ROUNDS_MAX 50
 
-enum key { ROUNDS, SIZE, JSON, HTML };
+enum key { ROUNDS, SIZE, BACKING, JSON, HTML };
 
 static const struct option_spec options[] = {
     {"rounds", "N", "how often each contender runs (default 5)", ROUNDS},
     {"size", "SIZE", "of the image (throttle; default 256M)", SIZE},
+    {"cache-backing", "B", "of thaw's caches (fault, populate; default memfd)", BACKING},
     {"json", NULL, "print a JSON object", JSON},
     {"html", "FILE", "draw what was measured (throttle)", HTML},
     {0},
@@ -30,6 +31,7 @@ static const struct verb_spec spec = {
 
 struct arguments {
     struct bench_options bench;
+    bool backing_given;
     bool json;
 };
 
@@ -50,6 +52,12 @@ static int take(void *arg, int key, const char *value)
         if (size_parse(value, &a->bench.size_bytes) == 0 && a->bench.size_bytes > 0)
             return 0;
         usage_error(&spec, "--size takes a number of bytes such as 256M, not '%s'", value);
+        return -1;
+    case BACKING:
+        a->backing_given = true;
+        if (cache_backing_parse(value, &a->bench.backing) == 0)
+            return 0;
+        usage_error(&spec, "--cache-backing takes memfd, tiered or file, not '%s'", value);
         return -1;
     default:
         break;
@@ -80,5 +88,7 @@ int verb_bench(int argc, char **argv)
     if ((a.bench.size_bytes && !b->sized) || (a.bench.html && !b->draws))
         return usage_error(&spec, "%s takes no --%s", b->name,
                            a.bench.size_bytes && !b->sized ? "size" : "html");
+    if (a.backing_given && !b->backed)
+        return usage_error(&spec, "%s takes no --cache-backing", b->name);
     return bench_run(b, &a.bench, a.json, &e) < 0 ? fail(&e) : EXIT_OK;
 }
