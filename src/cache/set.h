@@ -7,9 +7,11 @@
  * The control thread makes one and hands it to whoever creates caches.
  *
  * The budget counts memory: of backing `memfd` each granule and each dirty block, of backing `file`
- * nothing, as its pages are the kernel's to take back. When it is spent, overlays get -ENOSPC, and
- * granules that are fetched are passing: they are served, and dropped again when the place is
- * needed for another one. PASSING_PLACES of them are set aside in the budget, so that it holds.
+ * nothing, as its pages are the kernel's to take back. Of backing `tiered` it is the size of a pool
+ * in which whatever was not used for long makes room (pool.h). When that of `memfd` is spent,
+ * overlays get -ENOSPC, and granules that are fetched are passing: they are served, and dropped
+ * again when the place is needed for another one. PASSING_PLACES of them are set aside in the
+ * budget, so that it holds.
  *
  * Whoever fills a granule takes room for it first, which may take memory from passing granules and
  * is therefore not done under a lock. A passing granule that was fetched for somebody is held until
@@ -67,7 +69,8 @@ DEFINE_CLEANUP(struct cache_set, cache_set_destroy);
 /**
  * cache_set_budget() - another budget from now on. Any thread.
  *
- * If it is less than what is taken already, nothing is thrown away, but nothing more is kept.
+ * If it is less than what is taken already, `tiered` gives back all of it that is not in use or
+ * dirty, which blocks; `memfd` throws nothing away, but nothing more is kept.
  * Returns: 0, or -EINVAL if it is less than CACHE_BUDGET_MIN.
  */
 [[gnu::warn_unused_result]] int cache_set_budget(struct cache_set *set, uint64_t bytes);
@@ -75,10 +78,11 @@ DEFINE_CLEANUP(struct cache_set, cache_set_destroy);
 /**
  * struct cache_set_counters
  * @bytes: taken now by the caches of each kind, the passing granules among them
- * @charged_bytes: of these, what is charged to the budget; the share of passing granules is not
+ * @charged_bytes: of these, what is charged to the budget; the share of passing granules is not.
+ *                 Of `tiered` whole slots, which may have less in them
  * @passing_bytes: of these, passing
  * @not_kept: granules that were served, but not kept, since the start
- * @evicted: those of them that have been dropped for another one
+ * @evicted: those of them that have been dropped for another one; of `tiered` all that have been
  * @refused: writes to overlays that got -ENOSPC for want of budget
  */
 struct cache_set_counters {
@@ -106,7 +110,7 @@ struct cache_room {
 
 /**
  * cache_room_take() - room for @granules more. Any thread, under no lock.
- * @demand: somebody waits; others leave half of the places of passing granules to those
+ * @demand: somebody waits; others leave half of the places to those, and may get less
  *
  * Returns: 0; -EBUSY if there is none before somebody puts back room or a hold, or publishes or
  * abandons; -EAGAIN if pins are all that is in the way, which do not last.
