@@ -4,15 +4,13 @@
 #include "cache/set_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "cache/folder.h"
 #include "cache/pool.h"
 
 #define SET_ASIDE (PASSING_PLACES * GRANULE_BYTES) /* of the budget, for passing granules */
@@ -39,63 +37,15 @@ int cache_backing_parse(const char *name, enum cache_backing *ret)
     return -EINVAL;
 }
 
-/* --- the folder --- */
-
-/* Below $XDG_CACHE_HOME, which must be absolute to count: XDG Base Directory Specification. */
-static int default_folder(char *ret, size_t len)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n = 0;
-
-    if (cache && cache[0] == '/')
-        n = snprintf(ret, len, "%s/thaw", cache);
-    else if (geteuid() == 0)
-        n = snprintf(ret, len, "/var/cache/thaw");
-    else if (home && home[0] == '/')
-        n = snprintf(ret, len, "%s/.cache/thaw", home);
-    if (n == 0)
-        return -ENOENT;
-    return (size_t)n < len ? 0 : -ENAMETOOLONG;
-}
-
-/* Makes @path, which is written to, and what is above it. */
-static int make_folders(char *path)
-{
-    for (char *c = path + 1; *c; c++) {
-        int r;
-
-        if (*c != '/')
-            continue;
-        *c = '\0';
-        r = mkdir(path, 0700);
-        *c = '/';
-        /* What cannot be made may be there all the same, such as a read-only "/". */
-        if (r < 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
-            return -errno;
-    }
-    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
-}
+/* --- life --- */
 
 static int folder_open(struct cache_set *set, const char *folder, struct thaw_error *e)
 {
     char path[PATH_MAX];
-    int r = 0;
 
-    if (!folder)
-        r = default_folder(path, sizeof(path));
-    else if ((size_t)snprintf(path, sizeof(path), "%s", folder) >= sizeof(path))
-        r = -ENAMETOOLONG;
-    if (r < 0)
-        return err_errno(e, r, "finding the folder for caches%s%s", folder ? " " : "",
-                         folder ? "" : "; name one, or set HOME");
-    r = make_folders(path);
-    if (r < 0)
-        return err_errno(e, r, "making the folder for caches, %s", path);
-    set->folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return set->folder < 0 ? err_errno(e, -errno, "opening the folder for caches, %s", path) : 0;
+    set->folder = cache_folder_open(folder, path, e);
+    return MIN(set->folder, 0);
 }
-
-/* --- life --- */
 
 static uint64_t get(const _Atomic(uint64_t) *counter)
 {

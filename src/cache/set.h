@@ -46,8 +46,7 @@ const char *cache_backing_name(enum cache_backing backing);
 
 /**
  * struct cache_set_options - all zero is a good choice
- * @folder: for the files of backing `file`, made if it is not there; NULL: thaw's folder in
- *          $XDG_CACHE_HOME, else /var/cache/thaw for root and ~/.cache/thaw for others
+ * @folder: for the files of backing `file`, made if it is not there; NULL: the usual one (folder.h)
  * @budget_bytes: at least CACHE_BUDGET_MIN; 0: half of the memory of the host
  */
 struct cache_set_options {
