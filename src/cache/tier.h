@@ -8,11 +8,11 @@
  * nothing of it is ever dirty there.
  *
  * Of each object there are two files: its data, sparse, each granule at its own offset; and the
- * sums of what is in there, one XXH3 a granule, in pages as in format/sums.h behind a page that says
- * whose they are (format/tier.h). A granule is there if its sum is and the file has data for all of
- * it (SEEK_DATA). Nothing else is recorded, and nothing is ever synced: after the process was
- * killed, what was written is there, but for the sums of the last few batches. After a power loss
- * anything may be missing or wrong. So whoever reads a granule compares its sum, and nobody is
+ * sums of what is in there, one XXH3 a granule, in pages as in format/sums.h behind a page that
+ * says whose they are (format/tier.h). A granule is there if its sum is and the file has data for
+ * all of it (SEEK_DATA). Nothing else is recorded, and nothing is ever synced: after the process
+ * was killed, what was written is there, but for the sums of the last few batches. After a power
+ * loss anything may be missing or wrong. So whoever reads a granule compares its sum, and nobody is
  * surprised when it differs: it is fetched from the store then. Files of overlays have no name and
  * no file of sums, and end with the process.
  *
@@ -166,8 +166,8 @@ void tier_read(struct tier_read *r);
 
 /**
  * struct tier_write - a run of granules, which stay as they are until @done
- * @iov: one for each granule; page-aligned, of as many bytes as the granule has, rounded up to whole
- *       pages
+ * @iov: one for each granule; page-aligned, of as many bytes as the granule has, rounded up to
+ * whole pages
  * @sums: sums_of() each granule
  * @done: on the tier's thread: 0, -ENOSPC (the disk is full, or the bounds are reached and nothing
  *        can be evicted), -EIO and the like, -ECANCELED (the tier is being destroyed, or has given
@@ -179,6 +179,7 @@ struct tier_write {
     struct iovec iov[TIER_WRITE_GRANULES];
     uint64_t sums[TIER_WRITE_GRANULES];
     void (*done)(struct tier_write *self, int result);
+    void *context; /* the caller's */
 
     struct tier_write *next; /* tier only */
 };

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Room for the disk tier: what the bounds leave, and what is given back when that is not enough.
+ *
+ * Files that nobody has open go first, whole. Then the hand of a clock goes over the regions of
+ * those that are open, and takes the first one that was not read from since it came by last. What
+ * is new comes in as not read from. The regions that are just being written to are passed over.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/statvfs.h>
+
+#include "cache/tier_internal.h"
+
+/* --- bounds --- */
+
+static uint64_t taken_bytes(const struct tier *t)
+{
+    struct tier_counters c = tier_counters(t);
+
+    return c.bytes + c.overlay_bytes;
+}
+
+static void look_at_disk(struct tier *t)
+{
+    struct statvfs v;
+    uint64_t keep;
+
+    t->unlooked_bytes = 0;
+    t->room_bytes = UINT64_MAX / 2; /* if it cannot be asked, the writes will tell */
+    if (fstatvfs(t->files, &v) < 0)
+        return;
+    keep = v.f_blocks * t->keep_free_percent / 100;
+    t->room_bytes = v.f_bavail > keep ? (v.f_bavail - keep) * v.f_frsize : 0;
+}
+
+bool tier_has_room(struct tier *t, uint64_t bytes)
+{
+    if (bytes == 0)
+        return true;
+    if (t->max_bytes != UINT64_MAX && taken_bytes(t) + bytes + TIER_SUMS_MARGIN > t->max_bytes)
+        return false;
+    if (t->unlooked_bytes >= TIER_LOOK_EVERY || t->unlooked_bytes + bytes > t->room_bytes)
+        look_at_disk(t);
+    return t->unlooked_bytes + bytes <= t->room_bytes;
+}
+
+bool tier_make_room(struct tier *t, const struct tier_write *w, uint64_t bytes)
+{
+    while (!tier_has_room(t, bytes)) {
+        if (!tier_evict(t, w))
+            return false;
+    }
+    return true;
+}
+
+/* --- punching --- */
+
+int tier_punch(struct tier_file *f, uint32_t first, uint32_t count)
+{
+    int64_t bytes = 0;
+    int r;
+
+    do
+        r = fallocate(f->data, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      (off_t)(first * GRANULE_BYTES), (off_t)tier_bytes_of(f, first, count));
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return -errno;
+    for (uint32_t g = first; g < first + count; g++) {
+        uint64_t bit = UINT64_C(1) << g % 64;
+
+        if (f->allocated[g / 64] & bit)
+            bytes += (int64_t)tier_bytes_of(f, g, 1);
+        f->allocated[g / 64] &= ~bit;
+    }
+    tier_account(f, -bytes);
+    return 0;
+}
+
+/* --- the clock --- */
+
+static uint32_t region_count(const struct tier_file *f)
+{
+    return (uint32_t)div_round_up(f->granules, TIER_REGION_GRANULES);
+}
+
+static bool is_written_to(const struct tier_file *f, uint32_t region, const struct tier_write *w)
+{
+    return f == w->file && region >= w->first / TIER_REGION_GRANULES &&
+           region <= (w->first + w->count - 1) / TIER_REGION_GRANULES;
+}
+
+static bool give_region(struct tier_file *f, uint32_t region)
+{
+    uint32_t first = region * (uint32_t)TIER_REGION_GRANULES;
+    uint32_t count = MIN(f->granules - first, (uint32_t)TIER_REGION_GRANULES);
+    uint64_t before = tier_file_bytes(f);
+    uint64_t present = atomic_exchange(&f->present[region], 0);
+
+    if (tier_punch(f, first, count) < 0) {
+        atomic_fetch_or(&f->present[region], present);
+        return false;
+    }
+    tier_count(&f->tier->evicted_bytes, before - tier_file_bytes(f));
+    return true;
+}
+
+/* The hand goes on to the end of the file, or to a region that could be given back. */
+static bool sweep(struct tier_file *f, const struct tier_write *w)
+{
+    for (; f->clock < region_count(f); f->clock++) {
+        if (f->allocated[f->clock] == 0 || is_written_to(f, f->clock, w))
+            continue;
+        if (!tier_bit_clear(f->used, f->clock) && give_region(f, f->clock++))
+            return true;
+    }
+    f->clock = 0;
+    return false;
+}
+
+static bool has_regions(const struct tier_file *f)
+{
+    return f->ready && !f->overlay && f->writable;
+}
+
+static unsigned count_files(struct tier *t)
+{
+    unsigned n = 0;
+    LOCK_SCOPE(&t->mu);
+
+    for (const struct tier_file *f = t->list; f; f = f->next)
+        n += has_regions(f);
+    return n;
+}
+
+/* The file at the hand, or the one after it, is busy. NULL if there is none. */
+static struct tier_file *hand_file(struct tier *t, bool next)
+{
+    struct tier_file *f, *start;
+    LOCK_SCOPE(&t->mu);
+
+    start = t->hand && next ? t->hand->next : t->hand;
+    for (f = start; f && !has_regions(f); f = f->next)
+        ;
+    if (!f) {
+        for (f = t->list; f && !has_regions(f); f = f->next)
+            ;
+    }
+    t->hand = t->busy = f;
+    pthread_cond_broadcast(&t->rest);
+    return f;
+}
+
+static void hand_rests(struct tier *t)
+{
+    LOCK_SCOPE(&t->mu);
+
+    t->busy = NULL;
+    pthread_cond_broadcast(&t->rest);
+}
+
+static bool evict_region(struct tier *t, const struct tier_write *w)
+{
+    unsigned sweeps = 2 * count_files(t) + 1; /* after two rounds no region is marked as used */
+    struct tier_file *f = hand_file(t, false);
+    bool done = false;
+
+    while (f && sweeps-- > 0 && !(done = sweep(f, w)))
+        f = hand_file(t, true);
+    hand_rests(t);
+    return done;
+}
+
+static bool evict_shut(struct tier *t)
+{
+    bool done;
+    LOCK_SCOPE(&t->folder_mu);
+
+    if (atomic_load(&t->nothing_shut))
+        return false;
+    done = tier_survey(t, true);
+    if (!done)
+        atomic_store(&t->nothing_shut, true);
+    return done;
+}
+
+bool tier_evict(struct tier *t, const struct tier_write *w)
+{
+    return t->owned && (evict_shut(t) || evict_region(t, w));
+}
+
+/* --- what overlays have forgotten --- */
+
+static void give_back_word(struct tier_file *f, uint32_t word)
+{
+    uint64_t present = atomic_load_explicit(&f->present[word], memory_order_acquire);
+    uint64_t todo = f->allocated[word] & ~present;
+
+    while (todo != 0) {
+        unsigned first = (unsigned)__builtin_ctzll(todo);
+        uint64_t rest = ~(todo >> first);
+        unsigned count = rest ? (unsigned)__builtin_ctzll(rest) : 64;
+
+        todo &= count == 64 ? 0 : ~(((UINT64_C(1) << count) - 1) << first);
+        if (tier_punch(f, word * 64 + first, count) < 0)
+            return; /* it stays, and counts */
+    }
+}
+
+void tier_give_back(struct tier *t)
+{
+    for (struct tier_file *f = tier_next_busy(t, NULL); f; f = tier_next_busy(t, f)) {
+        if (!f->overlay || !atomic_exchange(&f->forgotten, false))
+            continue;
+        for (uint32_t word = 0; word < region_count(f); word++)
+            give_back_word(f, word);
+    }
+    tier_room_given(t);
+}

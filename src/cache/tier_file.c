@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Files of the disk tier: open, close, and which granules are there. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/tier_internal.h"
+
+/* Nothing but a regular file is opened here, and nothing waits for a FIFO's other end: fifo(7). */
+#define OPEN_FLAGS (O_DIRECT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+
+/* --- the struct --- */
+
+static void file_free(struct tier_file *f)
+{
+    if (!f)
+        return;
+    close_fd(&f->data);
+    close_fd(&f->sums_file);
+    if (f->tables)
+        munmap(f->tables, f->tables_bytes);
+    free(f);
+}
+
+DEFINE_CLEANUP(struct tier_file, file_free);
+
+/* Address space for tables of all granules; pages of it that are never written cost nothing. */
+static int make_tables(struct tier_file *f)
+{
+    size_t granule_words = div_round_up(f->granules, 64);
+    size_t region_words = div_round_up(granule_words, 64);
+    size_t page_words = div_round_up(div_round_up(f->granules, SUMS_PER_PAGE), 64);
+    size_t words = f->granules + 2 * granule_words + region_words + page_words;
+    _Atomic(uint64_t) *at;
+
+    f->tables_bytes = words * sizeof(uint64_t);
+    f->tables = mmap(NULL, f->tables_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (f->tables == MAP_FAILED) {
+        f->tables = NULL;
+        return -ENOMEM;
+    }
+    f->allocated = f->tables;
+    at = f->tables;
+    f->present = at += granule_words;
+    f->used = at += granule_words;
+    f->dirty = at += region_words;
+    f->sums = at + page_words;
+    return 0;
+}
+
+static int file_new(struct tier *t, uint64_t size_bytes, struct tier_file **ret)
+{
+    struct tier_file *f CLEANUP(cleanup_file_free) = NULL;
+    int r;
+
+    if (size_bytes == 0 || div_round_up(size_bytes, GRANULE_BYTES) >= UINT32_MAX)
+        return -EINVAL;
+    f = calloc(1, sizeof(*f));
+    if (!f)
+        return -ENOMEM;
+    f->tier = t;
+    f->data = f->sums_file = -1;
+    f->size_bytes = size_bytes;
+    f->granules = (uint32_t)div_round_up(size_bytes, GRANULE_BYTES);
+    r = make_tables(f);
+    if (r == 0)
+        *ret = TAKE_PTR(f);
+    return r;
+}
+
+static uint64_t data_bytes(const struct tier_file *f)
+{
+    return round_up(f->size_bytes, PAGE_BYTES);
+}
+
+static uint64_t sums_bytes(const struct tier_file *f)
+{
+    return TIER_PAGE_BYTES + sums_object_bytes(f->size_bytes);
+}
+
+/* --- the list of open files --- */
+
+bool tier_is_open(struct tier *t, const char *name)
+{
+    LOCK_SCOPE(&t->mu);
+
+    for (const struct tier_file *f = t->list; f; f = f->next) {
+        if (strcmp(f->data_name, name) == 0 || strcmp(f->sums_name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void enlist(struct tier_file *f)
+{
+    LOCK_SCOPE(&f->tier->mu);
+
+    f->next = f->tier->list;
+    f->tier->list = f;
+}
+
+static void set_ready(struct tier_file *f)
+{
+    LOCK_SCOPE(&f->tier->mu);
+
+    f->ready = true;
+}
+
+/* From here on the thread leaves it alone. */
+static void set_closing(struct tier_file *f)
+{
+    struct tier *t = f->tier;
+    LOCK_SCOPE(&t->mu);
+
+    f->ready = false;
+    while (t->busy == f)
+        pthread_cond_wait(&t->rest, &t->mu);
+}
+
+static void unlist(struct tier_file *f)
+{
+    struct tier *t = f->tier;
+    struct tier_file **p = &t->list;
+    LOCK_SCOPE(&t->mu);
+
+    while (*p != f)
+        p = &(*p)->next;
+    *p = f->next;
+    if (t->hand == f)
+        t->hand = f->next;
+}
+
+struct tier_file *tier_next_busy(struct tier *t, const struct tier_file *f)
+{
+    struct tier_file *next;
+    LOCK_SCOPE(&t->mu);
+
+    next = f ? f->next : t->list;
+    while (next && !next->ready)
+        next = next->next;
+    t->busy = next;
+    pthread_cond_broadcast(&t->rest);
+    return next;
+}
+
+/* --- files with a name --- */
+
+static bool is_file_of(int fd, uint64_t bytes)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == bytes;
+}
+
+/* 0, or why there are no files that are of this object, all of them. */
+static int open_pair(struct tier_file *f)
+{
+    int flags = (f->writable ? O_RDWR : O_RDONLY) | OPEN_FLAGS;
+    int files = f->tier->files, r;
+
+    f->data = openat(files, f->data_name, flags);
+    if (f->data < 0)
+        return -errno;
+    f->sums_file = openat(files, f->sums_name, flags);
+    if (f->sums_file < 0)
+        return -errno;
+    if (!is_file_of(f->data, data_bytes(f)) || !is_file_of(f->sums_file, sums_bytes(f)))
+        return -EBADMSG;
+    r = tier_sums_identify(f);
+    f->identified = r == 0;
+    return r;
+}
+
+static void remove_pair(struct tier_file *f)
+{
+    close_fd(&f->data);
+    close_fd(&f->sums_file);
+    unlinkat(f->tier->files, f->data_name, 0);
+    unlinkat(f->tier->files, f->sums_name, 0);
+}
+
+static int make_file(struct tier *t, const char *name, uint64_t bytes, int *ret)
+{
+    int fd CLEANUP_FD = openat(t->files, name, O_RDWR | O_CREAT | O_EXCL | OPEN_FLAGS, 0600);
+
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+        return -errno;
+    *ret = TAKE_FD(fd);
+    return 0;
+}
+
+static int make_pair(struct tier_file *f)
+{
+    int r = make_file(f->tier, f->data_name, data_bytes(f), &f->data);
+
+    if (r == 0)
+        r = make_file(f->tier, f->sums_name, sums_bytes(f), &f->sums_file);
+    if (r < 0)
+        remove_pair(f);
+    return r;
+}
+
+/* Opens or makes the files, and has the name in the list. */
+static int open_or_make(struct tier_file *f)
+{
+    struct tier *t = f->tier;
+    uint64_t there;
+    int r;
+    LOCK_SCOPE(&t->folder_mu);
+
+    if (tier_is_open(t, f->data_name))
+        return -EBUSY;
+    there = tier_blocks(t, f->data_name) + tier_blocks(t, f->sums_name);
+    r = open_pair(f);
+    if (r < 0 && !f->writable)
+        return -EROFS;
+    atomic_fetch_sub_explicit(&t->shut_bytes, (int64_t)there, memory_order_relaxed);
+    if (r < 0) {
+        remove_pair(f);
+        r = make_pair(f);
+    }
+    if (r == 0)
+        enlist(f);
+    return r;
+}
+
+/* --- what is in them --- */
+
+/* All of the granule is in the file, and its sum is known. */
+static void find_granule(struct tier_file *f, uint32_t granule)
+{
+    if (atomic_load_explicit(&f->sums[granule], memory_order_relaxed) != 0)
+        tier_bit_set(f->present, granule);
+}
+
+static void find_granules(struct tier_file *f, uint64_t start, uint64_t end)
+{
+    uint32_t first = (uint32_t)(start / GRANULE_BYTES);
+    uint32_t after = (uint32_t)div_round_up(end, GRANULE_BYTES);
+
+    for (uint32_t g = first; g < after; g++) {
+        uint64_t bit = UINT64_C(1) << g % 64;
+
+        if (!(f->allocated[g / 64] & bit))
+            tier_account(f, (int64_t)tier_bytes_of(f, g, 1));
+        f->allocated[g / 64] |= bit;
+        if (start <= g * GRANULE_BYTES && end >= tier_end_of(f, g, 1))
+            find_granule(f, g);
+    }
+}
+
+/* What a write has not got to is a hole: the kernel says so until all of it is on the disk. */
+static void find_data(struct tier_file *f)
+{
+    off_t start = 0, end = 0, last = (off_t)data_bytes(f);
+
+    while (end < last && (start = lseek(f->data, end, SEEK_DATA)) >= 0) {
+        end = lseek(f->data, start, SEEK_HOLE);
+        if (end <= start)
+            return;
+        find_granules(f, (uint64_t)start, (uint64_t)MIN(end, last));
+    }
+}
+
+int tier_file_open(struct tier *t, const struct tier_file_options *o, struct tier_file **ret)
+{
+    struct tier_file *f CLEANUP(cleanup_file_free) = NULL;
+    char build[UUID_TEXT_BYTES];
+    int r = file_new(t, o->size_bytes, &f);
+
+    if (r == 0)
+        r = tier_identity_init(&f->identity, o->build, o->name, o->size_bytes, o->origin);
+    if (r < 0)
+        return r;
+    uuid_format(o->build, build);
+    snprintf(f->data_name, sizeof(f->data_name), "%s.%s.%016" PRIx64 ".data", build, o->name,
+             o->origin);
+    snprintf(f->sums_name, sizeof(f->sums_name), "%s.%s.%016" PRIx64 ".sums", build, o->name,
+             o->origin);
+    f->writable = tier_writable(t);
+    r = open_or_make(f);
+    if (r < 0)
+        return r;
+    if (f->identified)
+        tier_sums_load(f);
+    find_data(f);
+    f->sums_bytes = tier_blocks(t, f->sums_name);
+    tier_account(f, (int64_t)f->sums_bytes);
+    if (f->writable)
+        futimens(f->data, NULL); /* used now: for who looks for what was not used for long */
+    set_ready(f);
+    *ret = TAKE_PTR(f);
+    tier_room_given(t); /* some of it, if there is no other */
+    return 0;
+}
+
+/* --- files without --- */
+
+/* For file systems without O_TMPFILE. One that refuses O_DIRECT has made the file all the same. */
+static int make_unnamed(struct tier *t)
+{
+    char name[UUID_TEXT_BYTES];
+    struct uuid id;
+    int r = uuid_random(&id), fd;
+
+    if (r < 0)
+        return r;
+    fd = openat(t->files, uuid_format(&id, name), O_RDWR | O_CREAT | O_EXCL | OPEN_FLAGS, 0600);
+    r = fd < 0 ? -errno : fd;
+    unlinkat(t->files, name, 0);
+    return r;
+}
+
+static int open_unnamed(struct tier *t)
+{
+    int fd = openat(t->files, ".", O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT))
+        return make_unnamed(t);
+    return fd < 0 ? -errno : fd;
+}
+
+int tier_file_create(struct tier *t, uint32_t granules, struct tier_file **ret)
+{
+    struct tier_file *f CLEANUP(cleanup_file_free) = NULL;
+    int r = file_new(t, granules * GRANULE_BYTES, &f);
+
+    if (r < 0)
+        return r;
+    f->overlay = f->writable = true;
+    f->data = open_unnamed(t);
+    if (f->data < 0)
+        return f->data;
+    if (ftruncate(f->data, (off_t)data_bytes(f)) < 0)
+        return -errno;
+    mutex_lock(&t->folder_mu);
+    enlist(f);
+    mutex_unlock(&t->folder_mu);
+    set_ready(f);
+    *ret = TAKE_PTR(f);
+    return 0;
+}
+
+/* --- close --- */
+
+/* Its name is free from here on, and what is in the files belongs to nobody. */
+static void leave_folder(struct tier_file *f)
+{
+    struct tier *t = f->tier;
+    int64_t left = 0;
+    LOCK_SCOPE(&t->folder_mu);
+
+    if (!f->overlay && f->writable && !f->identified)
+        remove_pair(f);
+    else if (!f->overlay)
+        left = (int64_t)(tier_blocks(t, f->data_name) + tier_blocks(t, f->sums_name));
+    tier_account(f, -(int64_t)tier_file_bytes(f));
+    atomic_fetch_add_explicit(&t->shut_bytes, left, memory_order_relaxed);
+    if (!f->overlay)
+        atomic_store(&t->nothing_shut, false);
+    unlist(f);
+}
+
+void tier_file_close(struct tier_file *f)
+{
+    struct tier *t;
+
+    if (!f)
+        return;
+    t = f->tier;
+    set_closing(f);
+    if (!f->overlay)
+        tier_sums_write(f);
+    leave_folder(f);
+    file_free(f); /* gives back the room of an overlay */
+    tier_room_given(t);
+}
+
+/* --- granules --- */
+
+bool tier_has(const struct tier_file *f, uint32_t granule)
+{
+    return granule < f->granules && tier_bit(f->present, granule) &&
+           (f->overlay || tier_given_up(f->tier, TIER_READS) == 0);
+}
+
+static void forget_of_overlay(struct tier_file *f)
+{
+    struct tier *t = f->tier;
+
+    atomic_store(&f->forgotten, true);
+    if (!atomic_exchange(&t->give_back, true))
+        tier_rouse(t);
+}
+
+void tier_forget(struct tier_file *f, uint32_t granule)
+{
+    if (granule >= f->granules || !tier_bit_clear(f->present, granule))
+        return;
+    if (f->overlay) {
+        forget_of_overlay(f);
+        return;
+    }
+    tier_count(&f->tier->damaged, 1);
+    if (f->writable) {
+        tier_bit_set(f->dirty, granule / SUMS_PER_PAGE);
+        atomic_store(&f->tier->sums_due, true);
+    }
+}
+
+uint64_t tier_file_bytes(const struct tier_file *f)
+{
+    return atomic_load_explicit(&f->bytes, memory_order_relaxed);
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_CACHE_TIER_INTERNAL_H
+#define THAW_CACHE_TIER_INTERNAL_H
+
+/*
+ * The parts of the disk tier: the folder and its accounts (tier.c), files (tier_file.c) and the
+ * sums in them (tier_sums.c), reads and writes (tier_io.c), the thread (tier_thread.c), room
+ * (tier_evict.c).
+ *
+ * A granule's bit in `present` is set after its data is in the file and its sum in memory
+ * (release), and looked at before either is read (acquire). Whoever makes room clears the bit
+ * first. A reader that comes in between reads zeros, or something newer, and finds that the sum
+ * differs.
+ *
+ * Two locks. folder_mu: which names are open, and what is in the folder; system calls are made
+ * under it, by those who open and close files and by the thread. mu: a leaf, that serving threads
+ * take. What the thread works on without a lock it has marked as busy, and close waits for that.
+ */
+
+#include <stdatomic.h>
+
+#include "base/thread.h"
+#include "base/units.h"
+#include "cache/tier.h"
+#include "format/sums.h"
+#include "format/tier.h"
+
+#define TIER_REGION_GRANULES CHUNK_GRANULES /* given back at a time; as many as a word has bits */
+#define TIER_SUMS_EVERY      32u            /* batches, after which sums are written */
+#define TIER_LOOK_EVERY      (16 * MIB)     /* written, after which statvfs(3) is asked again */
+#define TIER_SUMS_MARGIN     (256 * KIB) /* of max_bytes, for sums that are still to be written */
+#define TIER_FAILURES        4u          /* in a row, after which the disk is given up */
+#define TIER_FILE_NAME_BYTES 256
+
+static_assert(TIER_REGION_GRANULES == 64, "a region is a word of bits");
+
+enum tier_failing { TIER_READS, TIER_WRITES, TIER_FAILINGS };
+
+struct tier {
+    struct io_engine *io; /* borrowed */
+    char *path;           /* owned: of the folder, to be told */
+    int files;            /* owned: the folder in it where the files are */
+    int lock;             /* owned: the file that is locked */
+    bool owned;           /* this process has locked it */
+    uint64_t max_bytes;   /* UINT64_MAX: no bound */
+    unsigned keep_free_percent;
+    pthread_t thread;
+    bool started;
+
+    pthread_mutex_t folder_mu;       /* before mu */
+    pthread_mutex_t mu;              /* a leaf */
+    pthread_cond_t work;             /* with mu: there is something for the thread */
+    pthread_cond_t rest;             /* with mu: the thread is done with `busy`, or with `behind` */
+    struct tier_file *list;          /* [m] mu, to change also folder_mu: what is open */
+    struct tier_write *first, *last; /* [m] mu: of overlays, to be written */
+    struct tier_behind *behind;      /* [m] mu: borrowed */
+    bool asking;                     /* [m] mu: it is being asked, or its granules are written */
+    struct tier_file *busy;          /* [m] mu: not to be closed now */
+    struct tier_file *hand;          /* [m] mu: of the clock */
+    bool sleeping;                   /* [m] mu: the thread waits for `work` */
+    bool quitting;                   /* [m] mu */
+
+    _Atomic(bool) behind_ready;  /* [a] its next() may have something */
+    _Atomic(bool) give_back;     /* [a] granules of an overlay have been forgotten */
+    _Atomic(bool) sums_due;      /* [a] some sums are newer than in their file */
+    _Atomic(bool) stuck;         /* [a] there was no room for what is behind */
+    _Atomic(bool) nothing_shut;  /* [a] no file in the folder that is not open */
+    _Atomic(unsigned) demands;   /* [a] seq_cst with quiet_awaited: demand reads under way */
+    _Atomic(bool) quiet_awaited; /* [a] the thread sleeps until there are none */
+
+    _Atomic(int) failed[TIER_FAILINGS];                /* [a] why it was given up; 0: it was not */
+    _Atomic(unsigned) in_a_row[TIER_FAILINGS];         /* [a] failures since the last success */
+    _Atomic(uint64_t) errors[TIER_FAILINGS];           /* [a] relaxed, as all that follow */
+    _Atomic(int64_t) shut_bytes;                       /* [a] in files that are not open */
+    _Atomic(uint64_t) open_bytes, overlay_bytes;       /* [a] */
+    _Atomic(uint64_t) read_bytes, written_bytes;       /* [a] */
+    _Atomic(uint64_t) evicted_bytes, damaged, no_room; /* [a] */
+
+    /* [t] thaw-tier only */
+    unsigned batches;        /* written since sums were */
+    uint64_t room_bytes;     /* that the file system had, when it was asked last */
+    uint64_t unlooked_bytes; /* written since then */
+    bool idle_priority;
+};
+
+struct tier_file {
+    struct tier *tier; /* borrowed */
+    struct tier_file *next;
+    bool ready;   /* [m] mu: the thread may work on it */
+    bool overlay; /* has no name and no file of sums */
+    bool writable;
+    bool identified; /* [t] its page is in the file of sums */
+    int data;        /* owned */
+    int sums_file;   /* owned; -1: none */
+    uint32_t granules;
+    uint64_t size_bytes;
+    struct tier_identity identity;
+    char data_name[TIER_FILE_NAME_BYTES], sums_name[TIER_FILE_NAME_BYTES];
+
+    void *tables; /* owned: all that follows, zeros at first; costs memory where it is used */
+    size_t tables_bytes;
+    _Atomic(uint64_t) *sums;    /* [a] one for each granule */
+    _Atomic(uint64_t) *present; /* [a] a bit for each granule */
+    _Atomic(uint64_t) *used;  /* [a] relaxed: a bit for each region: read since the clock passed */
+    _Atomic(uint64_t) *dirty; /* [a] a bit for each page of sums: newer than in the file */
+    uint64_t *allocated;      /* [t] a bit for each granule: something of it is in the file */
+    uint32_t clock;           /* [t] the region to look at next, when there is no room */
+    _Atomic(uint64_t) bytes;  /* [a] relaxed: allocated, and the file of sums */
+    uint64_t sums_bytes;      /* [t] of these, the latter */
+    _Atomic(bool) forgotten;  /* [a] of an overlay: some of `allocated` is not present */
+};
+
+/* --- tables --- */
+
+static inline bool tier_bit(const _Atomic(uint64_t) *bits, uint32_t i)
+{
+    return atomic_load_explicit(&bits[i / 64], memory_order_acquire) >> i % 64 & 1;
+}
+
+/** tier_bit_set() - returns whether it was set before */
+static inline bool tier_bit_set(_Atomic(uint64_t) *bits, uint32_t i)
+{
+    uint64_t bit = UINT64_C(1) << i % 64;
+
+    return (atomic_fetch_or_explicit(&bits[i / 64], bit, memory_order_acq_rel) & bit) != 0;
+}
+
+/** tier_bit_clear() - returns whether it was set before */
+static inline bool tier_bit_clear(_Atomic(uint64_t) *bits, uint32_t i)
+{
+    uint64_t bit = UINT64_C(1) << i % 64;
+
+    return (atomic_fetch_and_explicit(&bits[i / 64], ~bit, memory_order_acq_rel) & bit) != 0;
+}
+
+static inline void tier_count(_Atomic(uint64_t) *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/** tier_end_of() - where the @count granules from @first on end in the file */
+static inline uint64_t tier_end_of(const struct tier_file *f, uint32_t first, uint32_t count)
+{
+    return MIN((first + (uint64_t)count) * GRANULE_BYTES, round_up(f->size_bytes, PAGE_BYTES));
+}
+
+/** tier_bytes_of() - what they take there */
+static inline uint64_t tier_bytes_of(const struct tier_file *f, uint32_t first, uint32_t count)
+{
+    return tier_end_of(f, first, count) - first * GRANULE_BYTES;
+}
+
+/* --- tier.c --- */
+
+/** tier_given_up() - 0, or why nothing is read or written any more: -errno */
+static inline int tier_given_up(const struct tier *t, enum tier_failing what)
+{
+    return atomic_load_explicit(&t->failed[what], memory_order_acquire);
+}
+
+/** tier_succeeded() - the disk has done what it was asked to */
+void tier_succeeded(struct tier *t, enum tier_failing what);
+
+/** tier_failure() - it has not, @r being -errno; perhaps once too often */
+void tier_failure(struct tier *t, enum tier_failing what, int r);
+
+/** tier_room_given() - there may be room again for what is behind. Under no lock. */
+void tier_room_given(struct tier *t);
+
+/** tier_account() - @f has @bytes more in its file, or less, than it had. Thread or owner of @f. */
+void tier_account(struct tier_file *f, int64_t bytes);
+
+/* --- tier_file.c --- */
+
+/**
+ * tier_next_busy() - the file after @f that is open; if that is NULL, the first one. Thread only.
+ *
+ * It is busy instead of @f, which is not to be used any more. To be called until it returns NULL.
+ */
+struct tier_file *tier_next_busy(struct tier *t, const struct tier_file *f);
+
+/** tier_is_open() - whether a file of that name is. Under folder_mu, if that is to last. */
+bool tier_is_open(struct tier *t, const char *name);
+
+/* --- tier_sums.c --- */
+
+/** tier_sums_identify() - whether @f->sums_file is of the object that @f says: 0 or -errno */
+[[gnu::warn_unused_result]] int tier_sums_identify(const struct tier_file *f);
+
+/** tier_sums_load() - read those that are there */
+void tier_sums_load(struct tier_file *f);
+
+/** tier_sums_write() - those of @f that are newer than in its file. Thread, or the closer. */
+void tier_sums_write(struct tier_file *f);
+
+/** tier_sums_write_all() - of all files. Thread only. */
+void tier_sums_write_all(struct tier *t);
+
+/* --- tier_io.c --- */
+
+/** tier_write_now() - write @w; blocks. What it returns is for done(). */
+[[gnu::warn_unused_result]] int tier_write_now(struct tier *t, const struct tier_write *w);
+
+/* --- tier_thread.c --- */
+
+void *tier_thread(void *arg);
+
+/** tier_rouse() - the thread shall look again what there is to do. Any thread, under no lock. */
+void tier_rouse(struct tier *t);
+
+/* --- tier_evict.c --- */
+
+/** tier_has_room() - for @bytes more, by the bounds */
+bool tier_has_room(struct tier *t, uint64_t bytes);
+
+/**
+ * tier_make_room() - the same, having evicted what is needed for it
+ * @w: what is about to be written: its regions stay
+ */
+bool tier_make_room(struct tier *t, const struct tier_write *w, uint64_t bytes);
+
+/** tier_evict() - something, if there is anything; false if there is not */
+bool tier_evict(struct tier *t, const struct tier_write *w);
+
+/** tier_give_back() - the room of what has been forgotten of overlays. Thread only. */
+void tier_give_back(struct tier *t);
+
+/** tier_punch() - give back @count granules that are not present. Returns: 0 or -errno. */
+[[gnu::warn_unused_result]] int tier_punch(struct tier_file *f, uint32_t first, uint32_t count);
+
+/* --- tier_survey.c --- */
+
+/**
+ * tier_survey() - count what is in files that are not open. Under folder_mu.
+ * @remove_oldest: and remove those of them that are of the object unused for the longest time
+ *
+ * Returns: whether any were removed.
+ */
+bool tier_survey(struct tier *t, bool remove_oldest);
+
+/** tier_blocks() - what the file of that name takes on the disk; 0 if there is none */
+uint64_t tier_blocks(const struct tier *t, const char *name);
+
+#endif
