@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/thread.h"
+#include "format/sums.h"
 
 /* A folder may vanish between finding and locking it as often as others discard it. */
 #define CLAIM_ATTEMPTS 100
@@ -249,6 +251,23 @@ static int make_folder(const char *path)
     return 0;
 }
 
+/* A folder is another one if it was made anew where one of its name had been. */
+static int find_origin(struct dir_store *d)
+{
+    char *path CLEANUP_FREE = realpath(d->path, NULL);
+    struct statx stx = {0};
+    uint64_t parts[4];
+
+    if (!path || statx(d->dir_fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &stx) < 0)
+        return -errno;
+    parts[0] = sums_of(path, strlen(path));
+    parts[1] = stx.stx_ino;
+    parts[2] = (uint64_t)stx.stx_btime.tv_sec; /* 0 where the file system keeps none */
+    parts[3] = stx.stx_btime.tv_nsec;
+    d->store.origin = sums_of(parts, sizeof(parts));
+    return 0;
+}
+
 int dir_store_open(const char *path, struct io_engine *io, bool create, struct store **ret,
                    struct thaw_error *e)
 {
@@ -272,6 +291,9 @@ int dir_store_open(const char *path, struct io_engine *io, bool create, struct s
     d->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (d->dir_fd < 0)
         return err_errno(e, -errno, "opening the store %s", path);
+    r = find_origin(d);
+    if (r < 0)
+        return err_errno(e, r, "opening the store %s", path);
     *ret = TAKE_PTR(s);
     return 0;
 }

@@ -40,6 +40,7 @@ struct store_ops {
 
 struct store {
     const struct store_ops *ops;
+    uint64_t origin; /* tells it from all other stores */
 };
 
 struct store_object {

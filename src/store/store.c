@@ -45,6 +45,11 @@ static int check_name(const char *name, struct thaw_error *e)
                    name, STORE_NAME_MAX);
 }
 
+uint64_t store_origin(const struct store *s)
+{
+    return s->origin;
+}
+
 /* --- the guest's way --- */
 
 int store_object_open(struct store *s, const struct uuid *build, const char *name,

@@ -46,6 +46,9 @@ void store_close(struct store *s);
 DEFINE_CLEANUP(struct store, store_close);
 #define CLEANUP_STORE CLEANUP(cleanup_store_close)
 
+/** store_origin() - a number that no other store has, and that this one has at its next opening */
+uint64_t store_origin(const struct store *s);
+
 /**
  * store_object_open() - a handle for reading object @name of @build
  *
