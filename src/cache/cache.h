@@ -162,6 +162,10 @@ int cache_fill_error(const struct cache *c, uint32_t granule, int error);
  */
 const void *cache_pin(struct cache *c, uint32_t granule);
 
+/** cache_peek() - the same for who does not use it: that keeps nothing in memory any longer */
+const void *cache_peek(struct cache *c, uint32_t granule);
+
+/** cache_unpin() - after cache_pin() or cache_peek() */
 void cache_unpin(struct cache *c, uint32_t granule);
 
 /* --- overlays: blocks are of PAGE_BYTES --- */

@@ -222,7 +222,7 @@ enum granule_eviction granule_evict(struct cache *c, uint32_t granule, bool spar
 
 /* --- reading --- */
 
-const void *cache_pin(struct cache *c, uint32_t granule)
+static const void *pin(struct cache *c, uint32_t granule, uint32_t mark)
 {
     uint32_t word;
 
@@ -232,9 +232,19 @@ const void *cache_pin(struct cache *c, uint32_t granule)
         if ((word & WORD_STATE) != WORD_READY)
             return NULL;
     } while (!atomic_compare_exchange_weak_explicit(&c->words[granule], &word,
-                                                    (word | WORD_USED) + WORD_PIN,
-                                                    memory_order_acquire, memory_order_relaxed));
+                                                    (word | mark) + WORD_PIN, memory_order_acquire,
+                                                    memory_order_relaxed));
     return memory_view(&c->memory, granule * GRANULE_BYTES);
+}
+
+const void *cache_pin(struct cache *c, uint32_t granule)
+{
+    return pin(c, granule, WORD_USED);
+}
+
+const void *cache_peek(struct cache *c, uint32_t granule)
+{
+    return pin(c, granule, 0);
 }
 
 void cache_unpin(struct cache *c, uint32_t granule)

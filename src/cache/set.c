@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "cache/folder.h"
 #include "cache/pool.h"
+#include "cache/tier.h"
 
 #define SET_ASIDE (PASSING_PLACES * GRANULE_BYTES) /* of the budget, for passing granules */
 
@@ -60,6 +61,18 @@ static uint64_t half_of_memory(void)
     return MAX(half, CACHE_BUDGET_MIN);
 }
 
+static int open_tier(struct cache_set *set, const struct cache_set_options *options,
+                     struct thaw_error *e)
+{
+    struct tier_options tier = {
+        .folder = options->folder,
+        .io = options->io,
+        .max_bytes = options->disk_bytes,
+    };
+
+    return tier_create(&tier, &set->tier, e);
+}
+
 int cache_set_create(const struct cache_set_options *options, struct cache_set **ret,
                      struct thaw_error *e)
 {
@@ -86,6 +99,10 @@ int cache_set_create(const struct cache_set_options *options, struct cache_set *
         r = pool_create(get(&set->budget), &set->pool);
     if (r < 0)
         return err_errno(e, r, "making the pool of the caches");
+    if (set->pool && options->io)
+        r = open_tier(set, options, e);
+    if (r < 0)
+        return r;
     *ret = TAKE_PTR(set);
     return 0;
 }
@@ -95,9 +112,15 @@ void cache_set_destroy(struct cache_set *set)
     if (!set)
         return;
     close_fd(&set->folder);
+    tier_destroy(set->tier);
     pool_destroy(set->pool);
     pthread_mutex_destroy(&set->mu);
     free(set);
+}
+
+struct tier *cache_set_tier(const struct cache_set *set)
+{
+    return set->tier;
 }
 
 int cache_set_budget(struct cache_set *set, uint64_t bytes)

@@ -25,7 +25,9 @@
 #include "base/units.h"
 
 struct cache_set;
+struct io_engine;
 struct thaw_error;
+struct tier;
 
 enum cache_backing {
     CACHE_BACKING_MEMFD,
@@ -45,13 +47,18 @@ const char *cache_backing_name(enum cache_backing backing);
 [[gnu::warn_unused_result]] int cache_backing_parse(const char *name, enum cache_backing *ret);
 
 /**
- * struct cache_set_options - all zero is a good choice
- * @folder: for the files of backing `file`, made if it is not there; NULL: the usual one (folder.h)
+ * struct cache_set_options - all zero is a good choice, but for the disk tier
+ * @folder: for the files of backing `file` and of the disk tier, made if it is not there; NULL: the
+ *          usual one (folder.h)
+ * @io: for backing `tiered`: what its disk tier reads with; NULL: no disk tier
+ * @disk_bytes: how large the disk tier may become; 0: see tier.h
  * @budget_bytes: at least CACHE_BUDGET_MIN; 0: half of the memory of the host
  */
 struct cache_set_options {
     enum cache_backing backing;
     const char *folder;
+    struct io_engine *io;
+    uint64_t disk_bytes;
     uint64_t budget_bytes;
 };
 
@@ -64,6 +71,9 @@ void cache_set_destroy(struct cache_set *set);
 
 DEFINE_CLEANUP(struct cache_set, cache_set_destroy);
 #define CLEANUP_CACHE_SET CLEANUP(cleanup_cache_set_destroy)
+
+/** cache_set_tier() - its disk tier, borrowed; NULL if there is none */
+struct tier *cache_set_tier(const struct cache_set *set);
 
 /**
  * cache_set_budget() - another budget from now on. Any thread.

@@ -24,6 +24,7 @@ struct cache_set {
     bool charged;                          /* the backing takes memory that has a budget */
     int folder;                            /* owned: of backing file, else -1 */
     struct pool *pool;                     /* owned: of backing tiered, else NULL */
+    struct tier *tier;                     /* owned: of the same, if it has one */
     _Atomic(uint64_t) budget;              /* [a] relaxed, as all of these: they are numbers */
     _Atomic(uint64_t) charged_bytes;       /* [a] kept, or about to be; never raised beyond
                                               budget - SET_ASIDE */

@@ -37,6 +37,8 @@ int fetch_create(struct cache_set *caches, struct fetch **ret, struct thaw_error
     pthread_mutex_init(&f->mu, NULL);
     pthread_mutex_init(&f->objects_mu, NULL);
     r = flights_create(f);
+    if (r == 0 && cache_set_tier(caches))
+        r = behind_create(cache_set_tier(caches), &f->behind);
     if (r < 0) {
         fetch_destroy(f);
         return err_set(e, r, "no memory for the fetcher");
@@ -54,6 +56,7 @@ void fetch_destroy(struct fetch *f)
 {
     if (!f)
         return;
+    behind_destroy(f->behind);
     for (unsigned i = 0; f->flights && i < FLIGHT_POOL; i++) {
         free(f->flights[i].sums_page);
         free(f->flights[i].sums_decoded);
@@ -66,10 +69,15 @@ void fetch_destroy(struct fetch *f)
 
 struct fetch_counters fetch_counters(const struct fetch *f)
 {
+    struct behind_counters behind = behind_counters(f->behind);
+
     return (struct fetch_counters){
         .flights = atomic_load_explicit(&f->flight_count, memory_order_relaxed),
         .read_bytes = atomic_load_explicit(&f->read_bytes, memory_order_relaxed),
+        .disk_bytes = atomic_load_explicit(&f->disk_bytes, memory_order_relaxed),
         .failed = atomic_load_explicit(&f->failed, memory_order_relaxed),
+        .behind = behind.queued,
+        .not_written = behind.dropped,
         .unverified_bytes = atomic_load_explicit(&f->unverified_bytes, memory_order_relaxed),
     };
 }
@@ -82,6 +90,11 @@ const void *fetch_pin(struct fetch_object *o, uint32_t granule)
 void fetch_unpin(struct fetch_object *o, uint32_t granule)
 {
     cache_unpin(o->cache, granule);
+}
+
+bool fetch_on_disk(const struct fetch_object *o, uint32_t granule)
+{
+    return o->tier && tier_has(o->tier, granule);
 }
 
 bool fetch_ready(const struct fetch_object *o, uint32_t granule)

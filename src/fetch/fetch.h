@@ -39,9 +39,11 @@
 #include "kernel/io.h"
 #include "store/store.h"
 
+struct cache;
 struct fetch;
 struct fetch_object;
 struct thaw_error;
+struct tier_file;
 
 /**
  * struct fetch_waiter - somebody who waits for one granule
@@ -65,12 +67,17 @@ struct fetch_waiter {
 
 /**
  * struct fetch_counters - what was read from the store, since the start
- * @read_bytes: bytes of objects read, sums not included
+ * @read_bytes: bytes of objects read, sums not included; @disk_bytes: from the disk tier instead
+ * @behind: granules that wait to be written to the disk tier
+ * @not_written: granules that were not: they were gone by then, or the disk had no room or failed
  * @failed: granules that could not be read or did not verify
  */
 struct fetch_counters {
     uint64_t flights;
     uint64_t read_bytes;
+    uint64_t disk_bytes;
+    uint64_t behind;
+    uint64_t not_written;
     uint64_t failed;
     uint64_t unverified_bytes;
 };
@@ -122,10 +129,29 @@ struct fetch_object_options {
  */
 void fetch_object_close(struct fetch_object *o);
 
+/**
+ * fetch_spill_open() - an object that no store has: what an overlay has spilled to @file
+ * @file: borrowed, must outlive the object; of @granules granules
+ *
+ * Its granules are put into its cache (fetch_cache()) by whoever spills, and into the file. One
+ * that is not in memory any more is read from there; if that fails, or its sum does not hold, the
+ * message says why. fetch_object_close() it.
+ */
+[[gnu::warn_unused_result]] int fetch_spill_open(struct fetch *f, const struct uuid *build,
+                                                 const char *name, struct tier_file *file,
+                                                 uint32_t granules, struct fetch_object **ret,
+                                                 struct thaw_error *e);
+
+/** fetch_cache() - its cache, borrowed */
+struct cache *fetch_cache(struct fetch_object *o);
+
 /** fetch_pin() - the memory of @granule if it is ready, to be unpinned soon; NULL otherwise */
 const void *fetch_pin(struct fetch_object *o, uint32_t granule);
 
 void fetch_unpin(struct fetch_object *o, uint32_t granule);
+
+/** fetch_on_disk() - whether a fetch of @granule would ask the disk tier a moment ago */
+bool fetch_on_disk(const struct fetch_object *o, uint32_t granule);
 
 /** fetch_ready() - whether @granule could have been pinned a moment ago */
 bool fetch_ready(const struct fetch_object *o, uint32_t granule);

@@ -8,6 +8,8 @@
 
 #include "base/thread.h"
 #include "cache/cache.h"
+#include "cache/tier.h"
+#include "fetch/behind.h"
 #include "fetch/fetch.h"
 #include "format/sums.h"
 
@@ -19,8 +21,11 @@
 /*
  * One read of granules [first, first + count) of an object, within one chunk and one page of sums.
  *
- *     free -> listed [-> queued] -> started (data read, and sums read if needed)
- *          -> verify -> publish -> unlisted -> free
+ *     free -> listed [-> queued] -> started (read from the disk tier, or data and, if needed, sums
+ *          from the store) -> verify -> publish -> unlisted -> free
+ *
+ * All granules of a flight come from the same source. Those that the disk tier fails become absent,
+ * and are no longer there for it: who waits for them asks again, and is given them by the store.
  *
  * Background flights beyond FLIGHT_BACKGROUND are queued, so that the store is never busy with many
  * of them; a demand that joins a queued one starts it at once.
@@ -35,11 +40,16 @@ struct flight {
     struct fetch_object *object;
     uint32_t first;
     uint32_t count;
+    bool from_tier; /* it reads the disk tier, not the store */
+    enum io_priority priority;
     struct fetch_waiter *waiters;             /* [m] object.mu */
     struct store_read data;                   /* into memory of the cache */
     char *memory[READ_AHEAD_GRANULES];        /* borrowed: of each granule */
     struct iovec pieces[READ_AHEAD_GRANULES]; /* of data, if it is in more than one piece */
     struct store_read sums;
+    struct tier_read tier;
+    int causes[READ_AHEAD_GRANULES];              /* why a granule is not what it should be, or 0 */
+    bool unverified;                              /* there are no sums */
     struct cache_hold holds[READ_AHEAD_GRANULES]; /* owned: on what it has published */
     int64_t data_result;
     int64_t sums_result;
@@ -57,6 +67,7 @@ struct parking {
 
 struct fetch {
     struct cache_set *caches; /* borrowed */
+    struct behind *behind;    /* owned; NULL: there is no disk tier */
     pthread_mutex_t mu;
     struct flight *free;                     /* [m] mu */
     unsigned free_count;                     /* [m] mu */
@@ -68,6 +79,7 @@ struct fetch {
     struct fetch_object *objects;   /* [m] objects_mu: those that are open */
     _Atomic(uint64_t) flight_count; /* [a] counters: relaxed */
     _Atomic(uint64_t) read_bytes;
+    _Atomic(uint64_t) disk_bytes;
     _Atomic(uint64_t) failed;
     _Atomic(uint64_t) unverified_bytes;
 };
@@ -84,13 +96,15 @@ enum sums_page_state { SUMS_MISSING, SUMS_STORING, SUMS_LOADED };
 
 struct fetch_object {
     struct fetch *fetch; /* borrowed */
-    struct store *store; /* borrowed; known by this, build and name */
+    struct store
+        *store; /* borrowed; known by this, build and name; NULL: what an overlay spilled */
     struct uuid build;
     char *name;                /* owned */
     unsigned users;            /* [m] fetch.objects_mu */
     struct fetch_object *next; /* [m] fetch.objects_mu */
     struct cache *cache;       /* owned */
-    struct store_object *data; /* owned */
+    struct store_object *data; /* owned; NULL: it is in the disk tier or nowhere */
+    struct tier_file *tier;    /* owned; NULL: it is not kept there */
     struct sums_table sums;
     pthread_mutex_t mu;
     pthread_cond_t landed;
@@ -165,10 +179,26 @@ void flight_launch(struct flight *fl, enum io_priority priority);
  */
 void flight_hurry(struct fetch *f, struct flight *fl);
 
+/** flight_room_made() - a hold has ended: somebody who is parked may find room now */
+void flight_room_made(struct fetch *f);
+
 /** waiter_finish() - set the result of @w and send its message; @w is gone afterwards */
 void waiter_finish(struct fetch_waiter *w, int result);
 
 /** waiter_serve() - the same with result 0: the granule stays until the message is delivered */
 void waiter_serve(struct fetch *f, struct fetch_waiter *w, struct cache_hold hold);
+
+/* --- source.c --- */
+
+/** flight_bytes() - how many bytes of its object a flight is to bring */
+size_t flight_bytes(const struct flight *fl);
+
+/** flight_start() - begin to read, from where fl->from_tier says. Not under a lock. */
+void flight_start(struct flight *fl, enum io_priority priority);
+
+/* --- landing.c --- */
+
+/** flight_land() - its reads are over. On an I/O thread. */
+void flight_land(struct flight *fl);
 
 #endif

@@ -8,6 +8,29 @@
 #include "base/error.h"
 #include "fetch/internal.h"
 
+static int chunks_create(struct fetch_object *o, struct thaw_error *e)
+{
+    uint64_t chunks = div_round_up(cache_granules(o->cache), CHUNK_GRANULES) + 1;
+
+    o->chunks = calloc(chunks, sizeof(*o->chunks));
+    return o->chunks ? 0 : err_set(e, -ENOMEM, "no memory to fetch %s", o->name);
+}
+
+/* Where the disk tier keeps it. An object that it cannot take is fetched all the same. */
+static void open_tier(struct fetch_object *o, const struct fetch_object_options *options)
+{
+    struct tier *tier = cache_set_tier(o->fetch->caches);
+    struct tier_file_options file = {
+        .build = &options->build,
+        .name = options->name,
+        .size_bytes = options->size_bytes,
+        .origin = store_origin(options->store),
+    };
+
+    if (tier && options->size_bytes > 0 && tier_file_open(tier, &file, &o->tier) < 0)
+        o->tier = NULL;
+}
+
 static int object_init(struct fetch_object *o, const struct fetch_object_options *options,
                        struct thaw_error *e)
 {
@@ -29,8 +52,8 @@ static int object_init(struct fetch_object *o, const struct fetch_object_options
     }
     if (r < 0)
         return err_errno(e, r, "opening object %s", options->name);
-    o->chunks = calloc(div_round_up(options->size_bytes, CHUNK_BYTES) + 1, sizeof(struct flight *));
-    return o->chunks ? 0 : err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
+    open_tier(o, options);
+    return chunks_create(o, e);
 }
 
 static void object_destroy(struct fetch_object *o)
@@ -39,9 +62,12 @@ static void object_destroy(struct fetch_object *o)
     while (o->flights > 0)
         pthread_cond_wait(&o->landed, &o->mu);
     mutex_unlock(&o->mu);
+    behind_forget(o->fetch->behind, o);
     sums_table_finish(&o->sums);
-    store_object_close(o->data);
     cache_destroy(o->cache);
+    if (o->data) /* else the file is of whoever spills */
+        tier_file_close(o->tier);
+    store_object_close(o->data);
     free(o->name);
     free(o->chunks);
     pthread_cond_destroy(&o->landed);
@@ -49,18 +75,27 @@ static void object_destroy(struct fetch_object *o)
     free(o);
 }
 
-static int object_create_locked(struct fetch *f, const struct fetch_object_options *options,
-                                struct fetch_object **ret, struct thaw_error *e)
+static struct fetch_object *object_new(struct fetch *f)
 {
     struct fetch_object *o = calloc(1, sizeof(*o));
-    int r;
 
     if (!o)
-        return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
+        return NULL;
     o->fetch = f;
     o->users = 1;
     pthread_mutex_init(&o->mu, NULL);
     pthread_cond_init(&o->landed, NULL);
+    return o;
+}
+
+static int object_create_locked(struct fetch *f, const struct fetch_object_options *options,
+                                struct fetch_object **ret, struct thaw_error *e)
+{
+    struct fetch_object *o = object_new(f);
+    int r;
+
+    if (!o)
+        return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
     r = object_init(o, options, e);
     if (r < 0) {
         object_destroy(o);
@@ -105,6 +140,45 @@ int fetch_object_open(struct fetch *f, const struct fetch_object_options *option
     return r;
 }
 
+/* --- what overlays have spilled: known to nobody else, so on no list --- */
+
+static int spill_init(struct fetch_object *o, const struct uuid *build, const char *name,
+                      uint32_t granules, struct thaw_error *e)
+{
+    struct cache_options cache = {build, name, granules * GRANULE_BYTES};
+    int r = cache_create(o->fetch->caches, &cache, &o->cache, e);
+
+    if (r < 0)
+        return r;
+    o->build = *build;
+    o->name = strdup(name);
+    return o->name ? chunks_create(o, e) : err_set(e, -ENOMEM, "no memory for %s", name);
+}
+
+int fetch_spill_open(struct fetch *f, const struct uuid *build, const char *name,
+                     struct tier_file *file, uint32_t granules, struct fetch_object **ret,
+                     struct thaw_error *e)
+{
+    struct fetch_object *o = object_new(f);
+    int r;
+
+    if (!o)
+        return err_set(e, -ENOMEM, "no memory for %s", name);
+    o->tier = file;
+    r = spill_init(o, build, name, granules, e);
+    if (r < 0) {
+        object_destroy(o);
+        return r;
+    }
+    *ret = o;
+    return 0;
+}
+
+struct cache *fetch_cache(struct fetch_object *o)
+{
+    return o->cache;
+}
+
 static void unlist_locked(struct fetch *f, const struct fetch_object *o)
 {
     struct fetch_object **at = &f->objects;
@@ -124,7 +198,7 @@ void fetch_object_close(struct fetch_object *o)
     f = o->fetch;
     mutex_lock(&f->objects_mu);
     last = --o->users == 0;
-    if (last)
+    if (last && o->store)
         unlist_locked(f, o);
     mutex_unlock(&f->objects_mu);
     if (last)

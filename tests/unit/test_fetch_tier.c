@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Fetching with a disk tier: what it has is not fetched again, and what it has wrong is. */
+#include <dirent.h>
+#include <sched.h>
+
+#include "base/clock.h"
+#include "build_fixture.h"
+#include "cache/tier.h"
+#include "format/sums.h"
+
+#define GRANULES 192u /* 12 MiB, with a budget of 8 */
+#define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
+
+static struct build_fixture f;
+static unsigned char *content;
+static char *folder; /* of the cache */
+
+/* One life of a process. */
+struct life {
+    struct cache_set *caches;
+    struct fetch *fetch;
+    struct fetch_object *object;
+    struct mailbox inbox;
+    bool told;
+    struct fetch_waiter waiter;
+};
+
+static int set_up_group(void **state)
+{
+    (void)state;
+    content = random_bytes(BYTES, 21);
+    build_fixture_init(&f, content, BYTES);
+    return 0;
+}
+
+static int tear_down_group(void **state)
+{
+    (void)state;
+    build_fixture_finish(&f);
+    free(content);
+    return 0;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    folder = scratch_make();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    scratch_remove(folder);
+    return 0;
+}
+
+static void begin_budget(struct life *l, const char *sums, uint64_t budget)
+{
+    struct cache_set_options set = {
+        .backing = CACHE_BACKING_TIERED,
+        .folder = folder,
+        .io = f.io,
+        .budget_bytes = budget,
+    };
+    struct fetch_object_options o = {
+        .store = f.store,
+        .build = f.id,
+        .name = "memfile",
+        .sums_name = sums,
+        .size_bytes = BYTES,
+    };
+
+    *l = (struct life){0};
+    assert_int_equal(mailbox_init(&l->inbox), 0);
+    assert_int_equal(cache_set_create(&set, &l->caches, NULL), 0);
+    assert_int_equal(fetch_create(l->caches, &l->fetch, NULL), 0);
+    assert_int_equal(fetch_object_open(l->fetch, &o, &l->object, NULL), 0);
+}
+
+static void begin(struct life *l)
+{
+    begin_budget(l, "memfile.sums", 2 * GRANULES * GRANULE_BYTES);
+}
+
+static void end(struct life *l)
+{
+    fetch_object_close(l->object);
+    fetch_destroy(l->fetch);
+    cache_set_destroy(l->caches);
+    mailbox_finish(&l->inbox);
+}
+
+static void told(struct message *m)
+{
+    container_of(container_of(m, struct fetch_waiter, msg), struct life, waiter)->told = true;
+}
+
+/* Sends for a granule, and waits. Returns the result. */
+static int want(struct life *l, uint32_t granule)
+{
+    l->waiter = (struct fetch_waiter){.to = &l->inbox, .msg.deliver = told};
+    l->told = false;
+    if (fetch_want(l->object, granule, IO_DEMAND, &l->waiter) < 0)
+        return 0;
+    while (!l->told) {
+        struct pollfd p = {.fd = l->inbox.event_fd, .events = POLLIN};
+
+        assert_true(poll(&p, 1, 60000) > 0);
+        mailbox_deliver(&l->inbox);
+    }
+    return l->waiter.result == -EAGAIN ? 0 : l->waiter.result;
+}
+
+/* 0, or why it could not be had. */
+static int read_granule(struct life *l, uint32_t granule)
+{
+    const void *memory;
+    int r = 0;
+
+    while (!(memory = fetch_pin(l->object, granule)) && r == 0)
+        r = want(l, granule);
+    if (!memory)
+        return r;
+    assert_memory_equal(memory, content + granule * GRANULE_BYTES,
+                        MIN(GRANULE_BYTES, BYTES - granule * GRANULE_BYTES));
+    fetch_unpin(l->object, granule);
+    return 0;
+}
+
+static void read_all(struct life *l)
+{
+    for (uint32_t g = 0; g < GRANULES; g++)
+        assert_int_equal(read_granule(l, g), 0);
+}
+
+static void wait_for_disk(const struct life *l)
+{
+    uint64_t deadline_ns = clock_now_ns() + 60 * NS_PER_SEC;
+
+    for (uint32_t g = 0; g < GRANULES;) {
+        assert_true(clock_now_ns() < deadline_ns);
+        if (fetch_on_disk(l->object, g))
+            g++;
+        else
+            sched_yield();
+    }
+}
+
+/* A life that has left all of the object on the disk. */
+static void fill_disk(const char *sums)
+{
+    struct life l;
+
+    begin_budget(&l, sums, 2 * GRANULES * GRANULE_BYTES);
+    read_all(&l);
+    wait_for_disk(&l);
+    assert_int_equal(fetch_counters(l.fetch).not_written, 0);
+    end(&l);
+}
+
+/* The tier's file whose name ends in @suffix, from malloc. */
+static char *tier_path(const char *suffix)
+{
+    char *dir = scratch_path(folder, "tier"), *path = NULL;
+    DIR *d = opendir(dir);
+    struct dirent *entry;
+
+    assert_non_null(d);
+    while ((entry = readdir(d))) {
+        size_t len = strlen(entry->d_name), tail = strlen(suffix);
+
+        if (len > tail && strcmp(entry->d_name + len - tail, suffix) == 0)
+            path = scratch_path(dir, entry->d_name);
+    }
+    closedir(d);
+    free(dir);
+    assert_non_null(path);
+    return path;
+}
+
+static void flip(const char *suffix, uint64_t offset)
+{
+    char *path = tier_path(suffix);
+    int fd = open(path, O_RDWR);
+    unsigned char byte;
+
+    assert_int_equal(file_read_at(fd, &byte, 1, offset), 1);
+    byte ^= 1;
+    assert_int_equal(file_write_at(fd, &byte, 1, offset), 0);
+    close(fd);
+    free(path);
+}
+
+static void hide(const char *object, bool back)
+{
+    char *path = build_fixture_object(&f, object), *hidden;
+
+    assert_true(asprintf(&hidden, "%s.hidden", path) > 0);
+    assert_int_equal(back ? rename(hidden, path) : rename(path, hidden), 0);
+    free(hidden);
+    free(path);
+}
+
+/* --- */
+
+static void next_life_asks_the_store_for_nothing(void **state)
+{
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    hide("memfile", false);
+    hide("memfile.sums", false);
+    begin(&l);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes, 0);
+    assert_int_equal(fetch_counters(l.fetch).disk_bytes, BYTES);
+    end(&l);
+    hide("memfile", true);
+    hide("memfile.sums", true);
+}
+
+static void an_object_without_sums_is_kept_too(void **state)
+{
+    struct life l;
+
+    (void)state;
+    fill_disk(NULL);
+    flip(".data", 7 * GRANULE_BYTES + 99);
+    begin_budget(&l, NULL, 2 * GRANULES * GRANULE_BYTES);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes % GRANULE_BYTES, 0);
+    assert_in_range(fetch_counters(l.fetch).read_bytes, GRANULE_BYTES, 8 * GRANULE_BYTES);
+    end(&l);
+}
+
+static void what_is_evicted_comes_back_from_disk(void **state)
+{
+    struct life l;
+    uint64_t from_store;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    begin_budget(&l, "memfile.sums", CACHE_BUDGET_MIN);
+    for (unsigned round = 0; round < 3; round++)
+        read_all(&l);
+    from_store = fetch_counters(l.fetch).read_bytes;
+    assert_int_equal(from_store, 0);
+    assert_true(fetch_counters(l.fetch).disk_bytes > 2 * (uint64_t)BYTES);
+    end(&l);
+}
+
+/* Also with a store whose pages of sums are known by then, and differ. */
+static void damage_is_fetched_again(void **state)
+{
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    flip(".data", 0);
+    flip(".data", 100 * GRANULE_BYTES + 4097);
+    flip(".data", BYTES - 1);
+    begin(&l);
+    read_all(&l);
+    assert_true(fetch_counters(l.fetch).read_bytes > 0);
+    assert_in_range(fetch_counters(l.fetch).read_bytes, 2 * GRANULE_BYTES, 24 * GRANULE_BYTES);
+    assert_int_equal(fetch_counters(l.fetch).failed, 0);
+    assert_in_range(tier_counters(cache_set_tier(l.caches)).damaged, 3, 24);
+    wait_for_disk(&l); /* it is written again */
+    end(&l);
+    begin(&l);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes, 0);
+    end(&l);
+}
+
+static void damage_without_a_store_is_an_error(void **state)
+{
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    flip(".data", 5 * GRANULE_BYTES);
+    hide("memfile", false);
+    begin(&l);
+    for (uint32_t g = 0; g < 5; g++)
+        assert_int_equal(read_granule(&l, g), 0);
+    assert_int_equal(read_granule(&l, 5), -ENOENT);
+    hide("memfile", true);
+    assert_int_equal(read_granule(&l, 5), 0);
+    end(&l);
+}
+
+static void damaged_sums_are_none(void **state)
+{
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    flip(".sums", SUMS_PAGE_BYTES + 100);
+    begin(&l);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes, BYTES);
+    end(&l);
+}
+
+static void a_truncated_file_is_none(void **state)
+{
+    char *path;
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    path = tier_path(".data");
+    assert_int_equal(truncate(path, 100 * GRANULE_BYTES + 5000), 0);
+    begin(&l);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes, BYTES);
+    end(&l);
+    free(path);
+}
+
+static void a_second_one_reads_what_the_first_writes(void **state)
+{
+    struct life first, second;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    begin(&first);
+    begin(&second);
+    assert_true(tier_writable(cache_set_tier(first.caches)));
+    assert_false(tier_writable(cache_set_tier(second.caches)));
+    assert_int_equal(tier_owner(cache_set_tier(second.caches)), getpid());
+    read_all(&second);
+    read_all(&first);
+    assert_int_equal(fetch_counters(second.fetch).read_bytes, 0);
+    assert_int_equal(fetch_counters(first.fetch).read_bytes, 0);
+    end(&first);
+    end(&second);
+}
+
+/* A folder made anew in the place of a store, with another build of the same name. */
+static void another_store_is_not_mistaken_for_it(void **state)
+{
+    struct build_fixture other = f;
+    struct store *store;
+    char *path;
+    struct fetch_object_options o = {.build = f.id, .name = "memfile", .size_bytes = BYTES};
+    struct fetch_object *object;
+    struct life l;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    other.folder = scratch_make();
+    assert_int_equal(store_open(other.folder, f.io, false, &store, NULL), 0);
+    begin(&l);
+    o.store = store;
+    assert_int_equal(fetch_object_open(l.fetch, &o, &object, NULL), 0);
+    assert_false(fetch_on_disk(object, 0));
+    assert_true(fetch_on_disk(l.object, 0));
+    fetch_object_close(object);
+    end(&l);
+    store_close(store);
+    path = other.folder;
+    scratch_remove(path);
+}
+
+/* Closed while write-behind has not come to the end: nothing hangs, nothing is wrong later. */
+static void closing_does_not_wait_for_the_disk(void **state)
+{
+    struct life l;
+
+    (void)state;
+    for (unsigned i = 0; i < 20; i++) {
+        begin(&l);
+        for (uint32_t g = 0; g < GRANULES; g += 1 + i % 3)
+            assert_int_equal(read_granule(&l, g), 0);
+        end(&l);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(next_life_asks_the_store_for_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_object_without_sums_is_kept_too, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_evicted_comes_back_from_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(damage_is_fetched_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(damage_without_a_store_is_an_error, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(damaged_sums_are_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_truncated_file_is_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_second_one_reads_what_the_first_writes, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(another_store_is_not_mistaken_for_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(closing_does_not_wait_for_the_disk, set_up, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
+}
