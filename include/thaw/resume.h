@@ -120,6 +120,7 @@ struct thaw_sandbox_stats {
     } faults;
     struct {
         uint64_t fetched;    /* read from the store meanwhile, also for others of the host */
+        uint64_t from_disk;  /* read from the disk tier meanwhile, likewise */
         uint64_t installed;  /* copied into the guest */
         uint64_t cached;     /* memory that the cache takes now */
         uint64_t unverified; /* of those fetched: no sum to check them by */

@@ -113,6 +113,13 @@ void image_unpin(const struct image *im, const struct image_extent *at)
     fetch_unpin(layers_object(&im->layers, at->layer), at->granule);
 }
 
+bool image_on_disk(const struct image *im, const struct image_extent *at)
+{
+    const struct fetch_object *o = layers_object(&im->layers, at->layer);
+
+    return o && fetch_on_disk(o, at->granule);
+}
+
 bool image_ready(const struct image *im, const struct image_extent *at)
 {
     const struct fetch_object *o = layers_object(&im->layers, at->layer);

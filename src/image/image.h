@@ -81,6 +81,9 @@ const void *image_pin(const struct image *im, const struct image_extent *at);
 
 void image_unpin(const struct image *im, const struct image_extent *at);
 
+/** image_on_disk() - whether the disk tier has the granule at @at, if memory has not */
+bool image_on_disk(const struct image *im, const struct image_extent *at);
+
 /** image_ready() - whether the granule at @at could have been pinned a moment ago */
 bool image_ready(const struct image *im, const struct image_extent *at);
 

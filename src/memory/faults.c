@@ -46,9 +46,8 @@ void faults_destroy(struct pager *p)
 static void record(uint64_t start_ns, uint64_t end_ns, enum page_source source, unsigned n)
 {
     static const enum metric_where where[] = {
-        [SOURCE_RAM] = METRIC_FROM_RAM,
-        [SOURCE_STORE] = METRIC_FROM_STORE,
-        [SOURCE_ZERO] = METRIC_FROM_ZERO,
+        [SOURCE_RAM] = METRIC_FROM_RAM,      [SOURCE_DISK] = METRIC_FROM_DISK,
+        [SOURCE_STORE] = METRIC_FROM_STORE,  [SOURCE_ZERO] = METRIC_FROM_ZERO,
         [SOURCE_REMOVED] = METRIC_FROM_ZERO,
     };
 

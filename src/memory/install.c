@@ -163,7 +163,7 @@ static enum page_source resolve_small(struct pager *p, uint32_t page, struct hos
         return SOURCE_ZERO;
     }
     while ((granule = image_pin(p->image, &at)) == NULL) {
-        source = SOURCE_STORE;
+        source = image_on_disk(p->image, &at) ? SOURCE_DISK : SOURCE_STORE;
         if (fetch_page(p, page, addr, &at) == 0)
             return source;
     }

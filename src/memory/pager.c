@@ -154,6 +154,9 @@ static void handle_fault(struct pager *p, struct host_addr addr)
     case SOURCE_RAM:
         counter_add(&c->from_ram, 1);
         break;
+    case SOURCE_DISK:
+        counter_add(&c->from_disk, 1);
+        break;
     case SOURCE_STORE:
         counter_add(&c->from_store, 1);
         break;

@@ -104,8 +104,8 @@ struct page_queue {
 };
 
 /* Where a page is that was asked for. */
-enum page_source { SOURCE_RAM, SOURCE_STORE, SOURCE_ZERO, SOURCE_REMOVED };
-#define PAGE_SOURCES 4u
+enum page_source { SOURCE_RAM, SOURCE_DISK, SOURCE_STORE, SOURCE_ZERO, SOURCE_REMOVED };
+#define PAGE_SOURCES 5u
 
 /* Faults that wait for their page, to be measured. */
 struct open_faults {

@@ -142,6 +142,7 @@ void sandbox_stats(struct sandbox *s, struct thaw_sandbox_stats *ret)
     ret->faults.zero = st->faults.zero;
     ret->faults.removed = st->faults.removed;
     ret->bytes.fetched = fetched.read_bytes - s->before.read_bytes;
+    ret->bytes.from_disk = fetched.disk_bytes - s->before.disk_bytes;
     ret->bytes.installed = st->installed_bytes;
     ret->bytes.unverified = fetched.unverified_bytes - s->before.unverified_bytes;
     ret->bytes.cached = cached_bytes(s);
