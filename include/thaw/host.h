@@ -20,7 +20,11 @@ struct thaw_host;
  * struct thaw_host_options - all zero but opts_size is a good choice
  * @cache_backing: how caches keep their bytes: "memfd", "tiered" or "file"; NULL for the default,
  * memfd
- * @cache_dir: folder of the files of backing file; NULL for the usual one
+ * @cache_dir: folder of the files of backing file, and of the disk tier of backing tiered; NULL for
+ * the usual one. If that cannot be used, tiered does without a disk tier, and @warn is told
+ * @disk_budget: bytes that the disk tier may take; 0: a quarter of the file system. A tenth of it
+ * stays free in any case
+ * @no_disk: no disk tier
  * @memory_budget: bytes of memory that caches may take; 0 for half of the host's
  * @flags_file: feature flags in flagd's format, watched for changes; NULL for none
  * @flags: NULL-terminated, "NAME=VALUE" each, which beat the file and the environment; NULL for
@@ -33,6 +37,8 @@ struct thaw_host_options {
     size_t opts_size;
     const char *cache_backing;
     const char *cache_dir;
+    uint64_t disk_budget;
+    int no_disk;
     uint64_t memory_budget;
     const char *flags_file;
     const char *const *flags;
@@ -69,6 +75,10 @@ struct thaw_host_info {
     uint64_t memory_budget;
     uint64_t cached_bytes;  /* in memory or files, by all caches */
     uint64_t charged_bytes; /* of the budget */
+    const char *disk_tier;  /* NULL: none; "written", "read" (another process writes), "failed" */
+    uint64_t disk_bytes;    /* that it takes */
+    uint64_t disk_budget;   /* that it may take */
+    uint64_t disk_behind;   /* granules that wait to be written to it */
     uint64_t not_kept;      /* granules that were served but not kept: the budget was spent */
 };
 

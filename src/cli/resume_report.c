@@ -177,6 +177,9 @@ static void show_cache(const struct thaw_host_info *host)
     if (strcmp(host->cache_backing, "file") != 0) /* whose pages the kernel takes when it likes */
         printf(", %s of a budget of %s", size_format(host->charged_bytes, charged),
                size_format(host->memory_budget, budget));
+    if (host->disk_tier)
+        printf(", %s of %s on disk (%s)", size_format(host->disk_bytes, charged),
+               size_format(host->disk_budget, budget), host->disk_tier);
     if (host->not_kept)
         printf("; %" PRIu64 " times 64 KiB served but not kept", host->not_kept);
     printf("\n");
@@ -184,7 +187,8 @@ static void show_cache(const struct thaw_host_info *host)
 
 static void show_end(const struct thaw_sandbox_stats *st)
 {
-    char fetched[SIZE_TEXT_BYTES], installed[SIZE_TEXT_BYTES], cached[SIZE_TEXT_BYTES];
+    char fetched[SIZE_TEXT_BYTES], disk[SIZE_TEXT_BYTES], installed[SIZE_TEXT_BYTES],
+        cached[SIZE_TEXT_BYTES];
     double percent =
         st->pages.total ? 100.0 * (double)st->pages.installed / (double)st->pages.total : 0;
 
@@ -192,13 +196,13 @@ static void show_end(const struct thaw_sandbox_stats *st)
     printf("\n  served for    %.2f s\n", st->seconds);
     printf("  pages         %" PRIu64 " of %" PRIu64 " touched (%.1f %%)\n", st->pages.installed,
            st->pages.total, percent);
-    printf("  page faults   %" PRIu64 ": %" PRIu64 " from memory, %" PRIu64 " from the store, "
-           "%" PRIu64 " zero, %" PRIu64 " discarded\n",
-           st->faults.total, st->faults.ram + st->faults.disk, st->faults.store, st->faults.zero,
+    printf("  page faults   %" PRIu64 ": %" PRIu64 " from memory, %" PRIu64
+           " from the disk, %" PRIu64 " from the store, %" PRIu64 " zero, %" PRIu64 " discarded\n",
+           st->faults.total, st->faults.ram, st->faults.disk, st->faults.store, st->faults.zero,
            st->faults.removed);
-    printf("  bytes         %s fetched, %s installed, %s cached\n",
-           size_format(st->bytes.fetched, fetched), size_format(st->bytes.installed, installed),
-           size_format(st->bytes.cached, cached));
+    printf("  bytes         %s fetched, %s read from the disk tier, %s installed, %s cached\n",
+           size_format(st->bytes.fetched, fetched), size_format(st->bytes.from_disk, disk),
+           size_format(st->bytes.installed, installed), size_format(st->bytes.cached, cached));
     show_disk(st);
     if (st->bytes.unverified)
         printf("  unverified    %s: the build has no sums to check them by\n",
@@ -209,10 +213,10 @@ static void show_end(const struct thaw_sandbox_stats *st)
 
 static json_t *end_json(const struct thaw_host_info *host, const struct thaw_sandbox_stats *st)
 {
-    json_t *bytes =
-        json_pack("{s:I, s:I, s:I, s:I}", "fetched", (json_int_t)st->bytes.fetched, "installed",
-                  (json_int_t)st->bytes.installed, "cached", (json_int_t)st->bytes.cached,
-                  "unverified", (json_int_t)st->bytes.unverified);
+    json_t *bytes = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I}", "fetched", (json_int_t)st->bytes.fetched, "from_disk",
+        (json_int_t)st->bytes.from_disk, "installed", (json_int_t)st->bytes.installed, "cached",
+        (json_int_t)st->bytes.cached, "unverified", (json_int_t)st->bytes.unverified);
     json_t *pages =
         json_pack("{s:I, s:I, s:I}", "total", (json_int_t)st->pages.total, "installed",
                   (json_int_t)st->pages.installed, "failed", (json_int_t)st->pages.failed);
@@ -221,6 +225,10 @@ static json_t *end_json(const struct thaw_host_info *host, const struct thaw_san
                   host->cache_backing_source, "budget", (json_int_t)host->memory_budget, "charged",
                   (json_int_t)host->charged_bytes, "not_kept", (json_int_t)host->not_kept);
 
+    json_object_update_new(cache, json_pack("{s:s?, s:I, s:I, s:I}", "disk_tier", host->disk_tier,
+                                            "disk_bytes", (json_int_t)host->disk_bytes,
+                                            "disk_budget", (json_int_t)host->disk_budget,
+                                            "disk_behind", (json_int_t)host->disk_behind));
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "stages", stages_json(st), "faults",
                      faults_json(st), "bytes", bytes, "pages", pages, "disk", disk_json(st),
                      "cache", cache, "seconds", st->seconds);

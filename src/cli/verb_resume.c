@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "base/size.h"
@@ -20,6 +21,7 @@ enum key {
     POPULATE,
     CACHE,
     CACHE_BACKING,
+    DISK_BUDGET,
     MEMORY_BUDGET,
     FLAG,
     FLAGS,
@@ -41,9 +43,11 @@ static const struct option_spec options[] = {
     {"jail", "UID:GID:ROOT", "put the sockets into ROOT, for a VMM jailed there", JAIL},
     {"accept", "N", "serve N VMs of this build, one after the other or at once", ACCEPT},
     {"populate", NULL, "install all memory in the background", POPULATE},
-    {"cache", "DIR", "folder for the files of --cache-backing file", CACHE},
+    {"cache", "DIR", "folder for what caches keep on disk", CACHE},
     {"cache-backing", "BACKING", "how caches keep bytes: memfd (default), tiered, file",
      CACHE_BACKING},
+    {"disk-budget", "SIZE", "disk that backing tiered may take, or none (default: a quarter)",
+     DISK_BUDGET},
     {"memory-budget", "SIZE", "memory that caches may take (default: half of the host's)",
      MEMORY_BUDGET},
     {"flag", "NAME=VALUE", "set a feature flag; repeatable", FLAG},
@@ -104,12 +108,18 @@ static int take_count(const char *option, const char *value, unsigned max, unsig
     return 0;
 }
 
-static int take_budget(struct arguments *a, const char *value)
+static int take_budget(const char *option, const char *value, uint64_t *ret)
 {
-    if (size_parse(value, &a->host.memory_budget) == 0 && a->host.memory_budget > 0)
+    if (size_parse(value, ret) == 0 && *ret > 0)
         return 0;
-    usage_error(&spec, "--memory-budget takes a size, as in 512M, not '%s'", value);
+    usage_error(&spec, "--%s takes a size, as in 512M, not '%s'", option, value);
     return -1;
+}
+
+static int take_disk_budget(struct arguments *a, const char *value)
+{
+    a->host.no_disk = strcmp(value, "none") == 0;
+    return a->host.no_disk ? 0 : take_budget("disk-budget", value, &a->host.disk_budget);
 }
 
 static int take(void *arg, int key, const char *value)
@@ -144,8 +154,10 @@ static int take(void *arg, int key, const char *value)
     case CACHE_BACKING:
         a->host.cache_backing = value;
         break;
+    case DISK_BUDGET:
+        return take_disk_budget(a, value);
     case MEMORY_BUDGET:
-        return take_budget(a, value);
+        return take_budget("memory-budget", value, &a->host.memory_budget);
     case FLAG:
         return strings_add(&a->flags, value);
     case FLAGS:

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "cache/tier.h"
 #include "fetch/fetch.h"
 #include "flags/flags.h"
 #include "kernel/io.h"
@@ -68,6 +69,10 @@ static int take_options(struct thaw_host *h, const struct thaw_host_options *o,
                        "there is no cache backing '%s'; there are memfd, file and tiered",
                        o->cache_backing);
     h->budget = o->memory_budget;
+    h->disk_budget = o->disk_budget;
+    h->no_disk = o->no_disk;
+    h->warn = o->warn;
+    h->warn_arg = o->warn_arg;
     if (o->cache_dir) {
         h->folder = strdup(o->cache_dir);
         if (!h->folder)
@@ -138,25 +143,65 @@ struct cache_set *host_set(struct thaw_host *h, enum cache_backing backing)
     return atomic_load_explicit(&h->caches[backing].set, memory_order_acquire);
 }
 
-int host_fetch(struct thaw_host *h, struct fetch **ret, struct thaw_error *e)
+static void warn_of_disk(struct thaw_host *h, const struct thaw_error *why)
 {
-    enum cache_backing backing = host_backing(h, NULL);
+    char text[sizeof(why->text) + 64];
+
+    if (!h->warn)
+        return;
+    snprintf(text, sizeof(text), "going on without a disk tier of the cache: %s", why->text);
+    h->warn(h->warn_arg, text);
+}
+
+static int create_set(struct thaw_host *h, enum cache_backing backing, struct cache_set **ret,
+                      struct thaw_error *e)
+{
     struct cache_set_options options = {
         .backing = backing,
         .folder = h->folder,
+        .io = h->no_disk ? NULL : h->io,
+        .disk_bytes = h->disk_budget,
         .budget_bytes = h->budget,
     };
+    struct thaw_error why = THAW_ERROR_INIT;
+    int r;
+
+    /* A folder that was asked for must be there; without the usual one we can do. */
+    if (h->folder || !options.io || backing != CACHE_BACKING_TIERED)
+        return cache_set_create(&options, ret, e);
+    if (cache_set_create(&options, ret, &why) == 0)
+        return 0;
+    options.io = NULL;
+    r = cache_set_create(&options, ret, e);
+    if (r == 0)
+        warn_of_disk(h, &why);
+    return r;
+}
+
+/* Nobody sees the set before there is a fetcher for it. */
+static int create_caches(struct thaw_host *h, enum cache_backing backing, struct thaw_error *e)
+{
     struct host_caches *c = &h->caches[backing];
-    struct cache_set *set = host_set(h, backing);
-    int r = set ? 0 : cache_set_create(&options, &set, e);
+    struct cache_set *set;
+    int r = create_set(h, backing, &set, e);
 
     if (r < 0)
         return r;
-    atomic_store_explicit(&c->set, set, memory_order_release);
-    if (!c->fetch)
-        r = fetch_create(set, &c->fetch, e);
+    r = fetch_create(set, &c->fetch, e);
+    if (r < 0)
+        cache_set_destroy(set);
+    else
+        atomic_store_explicit(&c->set, set, memory_order_release);
+    return r;
+}
+
+int host_fetch(struct thaw_host *h, struct fetch **ret, struct thaw_error *e)
+{
+    enum cache_backing backing = host_backing(h, NULL);
+    int r = host_set(h, backing) ? 0 : create_caches(h, backing, e);
+
     if (r == 0)
-        *ret = c->fetch;
+        *ret = h->caches[backing].fetch;
     return r;
 }
 
@@ -202,6 +247,15 @@ void thaw_host_reload(struct thaw_host *h)
     flags_reload(h->flags);
 }
 
+static void tier_info(const struct tier *t, struct thaw_host_info *ret)
+{
+    struct tier_counters c = tier_counters(t);
+
+    ret->disk_tier = c.writable ? "written" : tier_owner(t) ? "read" : "failed";
+    ret->disk_bytes = c.bytes + c.overlay_bytes;
+    ret->disk_budget = c.max_bytes;
+}
+
 void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret)
 {
     *ret = (struct thaw_host_info){
@@ -220,5 +274,9 @@ void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret)
         ret->memory_budget = c.budget_bytes;
         ret->charged_bytes += c.charged_bytes;
         ret->not_kept += c.not_kept;
+        if (cache_set_tier(set))
+            tier_info(cache_set_tier(set), ret);
+        if (h->caches[i].fetch)
+            ret->disk_behind += fetch_counters(h->caches[i].fetch).behind;
     }
 }

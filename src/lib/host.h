@@ -16,7 +16,7 @@ struct metrics_server;
 /* Caches of one backing, and who fills them. A flag may change the backing of what comes next. */
 struct host_caches {
     _Atomic(struct cache_set *) set; /* owned; NULL: not used yet; the metrics read it, too */
-    struct fetch *fetch;             /* owned */
+    struct fetch *fetch;             /* owned; for whoever has seen the set */
 };
 
 /* A store that sandboxes have used; open until the host is closed, as caches are known by it. */
@@ -34,8 +34,12 @@ struct thaw_host {
     struct host_caches caches[CACHE_BACKINGS];
     struct metrics_server *metrics;
     struct host_metrics *watches;
-    char *folder;       /* for files; NULL: the usual one */
-    uint64_t budget;    /* 0: the usual one */
+    char *folder;         /* for files; NULL: the usual one */
+    uint64_t budget;      /* 0: the usual one */
+    uint64_t disk_budget; /* likewise */
+    bool no_disk;
+    void (*warn)(void *arg, const char *text); /* may be NULL */
+    void *warn_arg;
     bool backing_given; /* by an option */
     enum cache_backing backing;
 };

@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cache/tier.h"
+#include "fetch/fetch.h"
 #include "lib/host.h"
 #include "observe/metrics.h"
 #include "observe/throttle.h"
@@ -19,7 +21,22 @@ struct host_metrics {
     struct thaw_host *host;    /* borrowed */
     struct throttle *throttle; /* owned */
     struct metrics_watch cache_bytes, budget, not_kept, evictions, refused, pauses, time;
+    struct metrics_watch disk_written, disk_evicted, disk_errors, disk_behind, disk_not_written,
+        disk_writable;
 };
+
+/* The disk tier, or NULL. */
+static struct tier *tier_of(const struct host_metrics *m)
+{
+    struct cache_set *set = host_set(m->host, CACHE_BACKING_TIERED);
+
+    return set ? cache_set_tier(set) : NULL;
+}
+
+static struct tier_counters disk(const struct host_metrics *m)
+{
+    return tier_of(m) ? tier_counters(tier_of(m)) : (struct tier_counters){0};
+}
 
 static void add_cache_bytes(void *arg, double *values)
 {
@@ -41,6 +58,9 @@ static void add_cache_bytes(void *arg, double *values)
         of[METRIC_HOLDS_OBJECT] += (double)c.bytes[CACHE_KIND_READ_THROUGH];
         of[METRIC_HOLDS_OVERLAY] += (double)c.bytes[CACHE_KIND_OVERLAY];
     }
+    values[METRIC_AT_2(METRIC_BACKING_DISK, METRIC_HOLDS_OBJECT, holds)] += (double)disk(m).bytes;
+    values[METRIC_AT_2(METRIC_BACKING_DISK, METRIC_HOLDS_OVERLAY, holds)] +=
+        (double)disk(m).overlay_bytes;
 }
 
 /* The counters of all caches, whatever their backing. */
@@ -57,7 +77,6 @@ static struct cache_set_counters all_caches(const struct host_metrics *m)
         c = cache_set_counters(set);
         sum.budget_bytes = MAX(sum.budget_bytes, c.budget_bytes); /* the same one for each */
         sum.not_kept += c.not_kept;
-        sum.evicted += c.evicted;
         sum.refused += c.refused;
     }
     return sum;
@@ -75,12 +94,63 @@ static void add_not_kept(void *arg, double *values)
 
 static void add_evictions(void *arg, double *values)
 {
-    values[METRIC_EVICTION_NOT_KEPT] += (double)all_caches(arg).evicted;
+    struct host_metrics *m = arg;
+
+    for (size_t i = 0; i < CACHE_BACKINGS; i++) {
+        struct cache_set *set = host_set(m->host, (enum cache_backing)i);
+        size_t why = i == CACHE_BACKING_TIERED ? METRIC_EVICTION_COLD : METRIC_EVICTION_NOT_KEPT;
+
+        if (set)
+            values[why] += (double)cache_set_counters(set).evicted;
+    }
 }
 
 static void add_refused(void *arg, double *values)
 {
     *values += (double)all_caches(arg).refused;
+}
+
+static void add_disk_written(void *arg, double *values)
+{
+    *values += (double)disk(arg).written_bytes;
+}
+
+static void add_disk_evicted(void *arg, double *values)
+{
+    *values += (double)disk(arg).evicted_bytes;
+}
+
+static void add_disk_errors(void *arg, double *values)
+{
+    struct tier_counters c = disk(arg);
+
+    values[METRIC_DISK_READ] += (double)c.read_errors;
+    values[METRIC_DISK_WRITE] += (double)c.write_errors;
+    values[METRIC_DISK_NO_ROOM] += (double)c.no_room;
+    values[METRIC_DISK_DAMAGED] += (double)c.damaged;
+}
+
+static struct fetch_counters fetched(const struct host_metrics *m)
+{
+    bool there = host_set(m->host, CACHE_BACKING_TIERED);
+
+    return there ? fetch_counters(m->host->caches[CACHE_BACKING_TIERED].fetch)
+                 : (struct fetch_counters){0};
+}
+
+static void add_disk_behind(void *arg, double *values)
+{
+    *values += (double)fetched(arg).behind;
+}
+
+static void add_disk_not_written(void *arg, double *values)
+{
+    *values += (double)fetched(arg).not_written;
+}
+
+static void add_disk_writable(void *arg, double *values)
+{
+    *values += disk(arg).writable;
 }
 
 /* Which of the label's values the source in use is. */
@@ -143,6 +213,12 @@ int host_metrics_start(struct thaw_host *h, struct host_metrics **ret, struct th
     watch(m, &m->not_kept, METRIC_cache_not_kept, add_not_kept);
     watch(m, &m->evictions, METRIC_cache_evictions, add_evictions);
     watch(m, &m->refused, METRIC_cache_refused, add_refused);
+    watch(m, &m->disk_written, METRIC_disk_written, add_disk_written);
+    watch(m, &m->disk_evicted, METRIC_disk_evicted, add_disk_evicted);
+    watch(m, &m->disk_errors, METRIC_disk_errors, add_disk_errors);
+    watch(m, &m->disk_behind, METRIC_disk_behind, add_disk_behind);
+    watch(m, &m->disk_not_written, METRIC_disk_not_written, add_disk_not_written);
+    watch(m, &m->disk_writable, METRIC_disk_writable, add_disk_writable);
     watch(m, &m->pauses, METRIC_throttle_pauses, add_pauses);
     watch(m, &m->time, METRIC_throttle_time, add_time);
     *ret = m;
@@ -158,6 +234,12 @@ void host_metrics_stop(struct host_metrics *m)
     metrics_unwatch(&m->not_kept);
     metrics_unwatch(&m->evictions);
     metrics_unwatch(&m->refused);
+    metrics_unwatch(&m->disk_written);
+    metrics_unwatch(&m->disk_evicted);
+    metrics_unwatch(&m->disk_errors);
+    metrics_unwatch(&m->disk_behind);
+    metrics_unwatch(&m->disk_not_written);
+    metrics_unwatch(&m->disk_writable);
     metrics_unwatch(&m->pauses);
     metrics_unwatch(&m->time);
     throttle_stop(m->throttle);

@@ -51,7 +51,17 @@ enum metric_step {
 /* Why a granule was dropped from memory. */
 enum metric_eviction {
     METRIC_EVICTION_NOT_KEPT, /* it was served, but the budget had no room to keep it */
+    METRIC_EVICTION_COLD,     /* tiered: of all in the pool it was needed least */
     METRIC_COUNT_eviction
+};
+
+/* What can go wrong with the disk tier. */
+enum metric_disk_error {
+    METRIC_DISK_READ,    /* the disk failed to give something back */
+    METRIC_DISK_WRITE,   /* or to take something */
+    METRIC_DISK_NO_ROOM, /* it was full, or the tier's budget spent, and nothing could go */
+    METRIC_DISK_DAMAGED, /* what it gave back was not what had been written */
+    METRIC_COUNT_disk_error
 };
 
 enum metric_nbd_op {

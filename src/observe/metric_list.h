@@ -44,6 +44,19 @@
              "Granules that were dropped from memory for another one.")                            \
     METRIC_0(counter, cache_refused, "{write}", "thaw.cache.refused",                              \
              "Writes to disks that got ENOSPC: the budget was spent.")                             \
+    METRIC_0(counter, disk_written, "By", "thaw.cache.disk.written",                               \
+             "What was written to the disk tier of the caches.")                                   \
+    METRIC_0(counter, disk_evicted, "By", "thaw.cache.disk.evicted",                               \
+             "What was removed from it to make room.")                                             \
+    METRIC_1(counter, disk_errors, disk_error, "{error}", "thaw.cache.disk.errors",                \
+             "What went wrong with it; the store was asked instead.")                              \
+    METRIC_0(gauge, disk_behind, "{granule}", "thaw.cache.disk.behind",                            \
+             "Granules of 64 KiB that wait to be written to it.")                                  \
+    METRIC_0(counter, disk_not_written, "{granule}", "thaw.cache.disk.not_written",                \
+             "Granules that were not: memory was needed first, or there was no room.")             \
+    METRIC_0(                                                                                      \
+        gauge, disk_writable, "", "thaw.cache.disk.writable",                                      \
+        "1 while it is written; 0 if another process does, the disk failed, or there is none.")    \
     METRIC_1(counter, fetch_bytes, source, "By", "thaw.fetch.bytes",                               \
              "Bytes that were read for guests, as they are stored.")                               \
     METRIC_1(counter, fetch_failures, source, "{fetch}", "thaw.fetch.failures",                    \

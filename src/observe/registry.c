@@ -47,6 +47,13 @@ static const char *const step_values[] = {
 };
 static const char *const eviction_values[] = {
     [METRIC_EVICTION_NOT_KEPT] = "not_kept",
+    [METRIC_EVICTION_COLD] = "cold",
+};
+static const char *const disk_error_values[] = {
+    [METRIC_DISK_READ] = "read",
+    [METRIC_DISK_WRITE] = "write",
+    [METRIC_DISK_NO_ROOM] = "no_room",
+    [METRIC_DISK_DAMAGED] = "damaged",
 };
 static const char *const nbd_op_values[] = {
     [METRIC_NBD_READ] = "read",
@@ -106,6 +113,7 @@ ATTRIBUTE(holds, "holds");
 ATTRIBUTE(source, "source");
 ATTRIBUTE(step, "step");
 ATTRIBUTE(eviction, "reason");
+ATTRIBUTE(disk_error, "kind");
 ATTRIBUTE(nbd_op, "op");
 ATTRIBUTE(direction, "direction");
 ATTRIBUTE(stage, "stage");
