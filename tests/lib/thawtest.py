@@ -354,7 +354,9 @@ class Case:
     def start(self, program, *args, env=None, cwd=None):
         """Start @program, a path or the name of one from the build. Returns it without waiting."""
         argv = [find_program(program), *args]
-        full_env = {**os.environ, **(env or {}), _MARK: self.mark}
+        # Each case has a folder for caches of its own, so that none finds what another one left.
+        full_env = {**os.environ, "XDG_CACHE_HOME": self.path("cache"), **(env or {}),
+                    _MARK: self.mark}
         stderr = self.path(f"stderr-{len(self.programs)}")
         p = Program(argv, full_env, stderr, cwd or self.dir)
         self.programs.append(p)
