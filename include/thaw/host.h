@@ -18,8 +18,8 @@ struct thaw_host;
 
 /**
  * struct thaw_host_options - all zero but opts_size is a good choice
- * @cache_backing: how caches keep their bytes: "memfd", "tiered" or "file"; NULL for the default,
- * memfd
+ * @cache_backing: how caches keep their bytes: "tiered", "memfd" or "file"; NULL for the default,
+ * tiered
  * @cache_dir: folder of the files of backing file, and of the disk tier of backing tiered; NULL for
  * the usual one. If that cannot be used, tiered does without a disk tier, and @warn is told
  * @disk_budget: bytes that the disk tier may take; 0: a quarter of the file system. A tenth of it

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -38,6 +39,15 @@ static int open_folder(struct tier *t, const char *folder, struct thaw_error *e)
     if (t->lock < 0)
         return err_errno(e, -errno, "opening %s/lock", path);
     return 0;
+}
+
+/* Unless a bound was given. */
+static void set_usual_bound(struct tier *t)
+{
+    struct statvfs v;
+
+    if (t->max_bytes == 0)
+        t->max_bytes = fstatvfs(t->files, &v) < 0 ? UINT64_MAX : v.f_blocks / 4 * v.f_frsize;
 }
 
 /* Who has the lock says so in the file; nothing depends on it. */
@@ -90,7 +100,7 @@ static struct tier *tier_alloc(const struct tier_options *options)
         return NULL;
     t->io = options->io;
     t->files = t->lock = -1;
-    t->max_bytes = options->max_bytes ? options->max_bytes : UINT64_MAX;
+    t->max_bytes = options->max_bytes;
     t->keep_free_percent =
         options->keep_free_percent ? options->keep_free_percent : TIER_KEEP_FREE_PERCENT;
     pthread_mutex_init(&t->folder_mu, NULL);
@@ -118,6 +128,7 @@ int tier_create(const struct tier_options *options, struct tier **ret, struct th
         r = try_folder(t, e);
     if (r < 0)
         return r;
+    set_usual_bound(t);
     tier_survey(t, false);
     r = thread_start(&t->thread, "thaw-tier", tier_thread, t);
     if (r < 0)

@@ -44,7 +44,7 @@ static const struct option_spec options[] = {
     {"accept", "N", "serve N VMs of this build, one after the other or at once", ACCEPT},
     {"populate", NULL, "install all memory in the background", POPULATE},
     {"cache", "DIR", "folder for what caches keep on disk", CACHE},
-    {"cache-backing", "BACKING", "how caches keep bytes: memfd (default), tiered, file",
+    {"cache-backing", "BACKING", "how caches keep bytes: tiered (default), memfd, file",
      CACHE_BACKING},
     {"disk-budget", "SIZE", "disk that backing tiered may take, or none (default: a quarter)",
      DISK_BUDGET},
@@ -223,6 +223,7 @@ static int resume(struct arguments *a)
     a->resume.vmm_options = a->vmm_options.list;
     a->host.flags = a->flags.list;
     a->host.warn = warn;
+    a->host.no_disk |= a->cold; /* it would still have what the iteration before has left */
     if (thaw_host_open(&a->host, &host, &e) < 0)
         return fail(&e);
     status = resume_on(host, a);

@@ -62,11 +62,11 @@ static int open_flags(struct thaw_host *h, const struct thaw_host_options *o, st
 static int take_options(struct thaw_host *h, const struct thaw_host_options *o,
                         struct thaw_error *e)
 {
-    h->backing = CACHE_BACKING_MEMFD;
+    h->backing = CACHE_BACKING_TIERED;
     h->backing_given = o->cache_backing != NULL;
     if (o->cache_backing && cache_backing_parse(o->cache_backing, &h->backing) < 0)
         return err_set(e, -EINVAL,
-                       "there is no cache backing '%s'; there are memfd, file and tiered",
+                       "there is no cache backing '%s'; there are tiered, memfd and file",
                        o->cache_backing);
     h->budget = o->memory_budget;
     h->disk_budget = o->disk_budget;

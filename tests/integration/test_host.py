@@ -45,7 +45,7 @@ def all_backings_serve(case):
         result = thaw.expect_exit(0).result()
         check_equal(result["pages"]["installed"], result["pages"]["total"], "pages")
         check_equal(result["cache"]["charged"] > 0, backing != "file", "charged to the budget")
-    check_equal(os.listdir(case.path("cache")), [], "files left in the cache folder")
+    check_equal(sorted(os.listdir(case.path("cache"))), ["lock", "tier"], "left in the folder")
 
 
 def the_flag_beats_the_option(case):
@@ -112,7 +112,7 @@ def wrong_options_are_told(case):
 def a_spent_budget_serves_all_the_same(case):
     image = case.image("memory", "64M", kind="random")
     build = case.create(image)
-    thaw = case.resume(build, "--memory-budget", "16M")
+    thaw = case.resume(build, "--memory-budget", "16M", "--cache-backing", "memfd")
     touch_all(case, thaw, image)
     result = thaw.expect_exit(0).result()
     check_equal(result["pages"]["installed"], result["pages"]["total"], "pages")
