@@ -25,7 +25,9 @@ struct thaw_host;
  * @disk_budget: bytes that the disk tier may take; 0: a quarter of the file system. A tenth of it
  * stays free in any case
  * @no_disk: no disk tier
- * @memory_budget: bytes of memory that caches may take; 0 for half of the host's
+ * @memory_budget: bytes of memory that caches may take, at least 8 MiB; 0 for a quarter of what the
+ * host has available now, but no more than the memory cgroups leave. If it is more than they leave,
+ * @warn is told, once
  * @flags_file: feature flags in flagd's format, watched for changes; NULL for none
  * @flags: NULL-terminated, "NAME=VALUE" each, which beat the file and the environment; NULL for
  * none

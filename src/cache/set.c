@@ -13,6 +13,7 @@
 #include "cache/folder.h"
 #include "cache/pool.h"
 #include "cache/tier.h"
+#include "kernel/memory_limit.h"
 
 #define SET_ASIDE (PASSING_PLACES * GRANULE_BYTES) /* of the budget, for passing granules */
 
@@ -53,12 +54,31 @@ static uint64_t get(const _Atomic(uint64_t) *counter)
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
-static uint64_t half_of_memory(void)
+/* A kernel that does not say what is available says how much there is. */
+static uint64_t available_memory(const struct memory_limit *limit)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
-    uint64_t half = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : GIB;
 
-    return MAX(half, CACHE_BUDGET_MIN);
+    if (limit->available_bytes > 0)
+        return limit->available_bytes;
+    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+}
+
+uint64_t cache_budget_default(const struct memory_limit *limit)
+{
+    uint64_t bytes = MIN(available_memory(limit) / 4, limit->left_bytes);
+
+    return MAX(round_down(bytes, GRANULE_BYTES), CACHE_BUDGET_MIN);
+}
+
+static uint64_t budget_of(const struct cache_set_options *options)
+{
+    struct memory_limit limit;
+
+    if (options->budget_bytes > 0)
+        return options->budget_bytes;
+    memory_limit_read("", &limit);
+    return cache_budget_default(&limit);
 }
 
 static int open_tier(struct cache_set *set, const struct cache_set_options *options,
@@ -86,7 +106,7 @@ int cache_set_create(const struct cache_set_options *options, struct cache_set *
     /* The pages of a file are the kernel's to take back; those of a memfd are not. */
     set->charged = options->backing == CACHE_BACKING_MEMFD;
     set->folder = -1;
-    r = cache_set_budget(set, options->budget_bytes ? options->budget_bytes : half_of_memory());
+    r = cache_set_budget(set, budget_of(options));
     if (r < 0)
         return err_set(e, r, "a memory budget of %llu bytes is too small: the least is %llu MiB",
                        (unsigned long long)options->budget_bytes,

@@ -26,6 +26,7 @@
 
 struct cache_set;
 struct io_engine;
+struct memory_limit;
 struct thaw_error;
 struct tier;
 
@@ -52,7 +53,7 @@ const char *cache_backing_name(enum cache_backing backing);
  *          usual one (folder.h)
  * @io: for backing `tiered`: what its disk tier reads with; NULL: no disk tier
  * @disk_bytes: how large the disk tier may become; 0: see tier.h
- * @budget_bytes: at least CACHE_BUDGET_MIN; 0: half of the memory of the host
+ * @budget_bytes: at least CACHE_BUDGET_MIN; 0: cache_budget_default() of now
  */
 struct cache_set_options {
     enum cache_backing backing;
@@ -61,6 +62,12 @@ struct cache_set_options {
     uint64_t disk_bytes;
     uint64_t budget_bytes;
 };
+
+/**
+ * cache_budget_default() - a quarter of what the host has available, but no more than the memory
+ * cgroups leave, and at least CACHE_BUDGET_MIN
+ */
+uint64_t cache_budget_default(const struct memory_limit *limit);
 
 /** cache_set_create() - blocks. Returns: 0 or -errno with the reason in @e. */
 [[gnu::warn_unused_result]] int cache_set_create(const struct cache_set_options *options,

@@ -48,7 +48,7 @@ static const struct option_spec options[] = {
      CACHE_BACKING},
     {"disk-budget", "SIZE", "disk that backing tiered may take, or none (default: a quarter)",
      DISK_BUDGET},
-    {"memory-budget", "SIZE", "memory that caches may take (default: half of the host's)",
+    {"memory-budget", "SIZE", "memory that caches may take (default: a quarter of what is free)",
      MEMORY_BUDGET},
     {"flag", "NAME=VALUE", "set a feature flag; repeatable", FLAG},
     {"flags", "FILE", "feature flags in flagd's format, read again when it changes", FLAGS},

@@ -68,11 +68,11 @@ static int take_options(struct thaw_host *h, const struct thaw_host_options *o,
         return err_set(e, -EINVAL,
                        "there is no cache backing '%s'; there are tiered, memfd and file",
                        o->cache_backing);
-    h->budget = o->memory_budget;
     h->disk_budget = o->disk_budget;
     h->no_disk = o->no_disk;
     h->warn = o->warn;
     h->warn_arg = o->warn_arg;
+    host_budget_init(h, o);
     if (o->cache_dir) {
         h->folder = strdup(o->cache_dir);
         if (!h->folder)

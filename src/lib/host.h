@@ -35,8 +35,8 @@ struct thaw_host {
     struct metrics_server *metrics;
     struct host_metrics *watches;
     char *folder;         /* for files; NULL: the usual one */
-    uint64_t budget;      /* 0: the usual one */
-    uint64_t disk_budget; /* likewise */
+    uint64_t budget;      /* as it was given, or found to be right, at the start */
+    uint64_t disk_budget; /* 0: the usual one */
     bool no_disk;
     void (*warn)(void *arg, const char *text); /* may be NULL */
     void *warn_arg;
@@ -57,5 +57,11 @@ struct cache_set *host_set(struct thaw_host *h, enum cache_backing backing);
 
 /** host_backing() - the backing of what is resumed now; why, into @source unless that is NULL */
 enum cache_backing host_backing(struct thaw_host *h, char source[THAW_SOURCE_BYTES]);
+
+/* --- host_budget.c --- */
+
+/** host_budget_init() - the budget to start with: as given, or the usual one; tells if it is more
+ * than the memory cgroups leave */
+void host_budget_init(struct thaw_host *h, const struct thaw_host_options *o);
 
 #endif

@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import check, check_equal, check_in, main
+from thawtest import check, check_between, check_equal, check_in, main, skip
 
 MIB = 1 << 20
 
@@ -137,6 +137,57 @@ def an_image_of_eight_budgets(case):
         check(result["cache"]["charged"] <= 64 * MIB, f"more than the budget: {result['cache']}")
 
 
+def memory_cgroup(case, limit):
+    """A memory cgroup with a limit, below our own; gone at the end."""
+    groups = {}
+    with open("/proc/self/cgroup", encoding="utf-8") as f:
+        for line in f:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            groups.update((name, path) for name in controllers.split(","))
+    folder = f"/sys/fs/cgroup/memory{groups.get('memory', '')}/thaw-test-{os.getpid()}"
+    names = ("memory.limit_in_bytes", "cgroup.procs")
+    if "memory" not in groups:  # version 2, where only a group without processes has others below
+        folder = f"/sys/fs/cgroup/thaw-test-{os.getpid()}"
+        names = ("memory.max", "cgroup.procs")
+
+    def remove():
+        for p in case.programs:  # those that a failure has left
+            p.kill()
+        os.rmdir(folder)
+
+    try:
+        os.mkdir(folder)
+        case.on_end(remove)
+        with open(os.path.join(folder, names[0]), "w", encoding="utf-8") as f:
+            f.write(str(limit))
+    except OSError as e:
+        skip(f"no memory cgroup can be made: {e}")
+    return folder
+
+
+def the_cgroup_bounds_the_budget(case):
+    """The usual one is what the cgroup leaves, or a quarter of what is free; more is told."""
+    _, build = build_of(case)
+    folder = memory_cgroup(case, 512 * MIB)
+
+    def resume(*args):
+        command = 'echo $$ >"$0" && exec "$@"'
+        return case.start("sh", "-c", command, os.path.join(folder, "cgroup.procs"),
+                          os.environ["THAW"], "resume", build, "--store", case.store, "--vmm",
+                          "none", "--json", *args)
+
+    thaw = resume()
+    budget = thaw.json_line(0)["memory_budget"]
+    check_between(budget, 8 * MIB, 512 * MIB - 1, "the usual budget")
+    thaw.stop()
+    check_equal(thaw.stderr(), "", "what thaw says of its usual budget")
+    thaw = resume("--memory-budget", "513M")
+    check_equal(thaw.json_line(0)["memory_budget"], 513 * MIB, "the budget that was given")
+    thaw.stop()
+    check_equal(thaw.stderr().count("513.0 MiB"), 1, f"warnings in {thaw.stderr()!r}")
+    check_in(folder, thaw.stderr(), "what thaw says of a budget beyond the cgroup")
+
+
 def iterations(case):
     _, build = build_of(case)
     base = ("resume", build, "--store", case.store, "--vmm", "none", "--json")
@@ -176,4 +227,4 @@ if __name__ == "__main__":
     assert sys.argv.pop(1) == "host"
     main(all_backings_serve, the_flag_beats_the_option, flags_change_at_run_time,
          wrong_options_are_told, a_spent_budget_serves_all_the_same, an_image_of_eight_budgets,
-         iterations, iterations_end_early)
+         the_cgroup_bounds_the_budget,          iterations, iterations_end_early)
