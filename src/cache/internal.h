@@ -29,8 +29,11 @@ enum {
     WORD_PIN = 32
 };
 
-/* Builds that look for mistakes overwrite what they free (pool.c). */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Builds that look for mistakes overwrite what they free (pool.c): those for debugging, which meson
+ * tells, and those with sanitizers. */
+#if defined(THAW_DEBUG_BUILD)
+#define POOL_SCRIBBLES 1
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define POOL_SCRIBBLES 1
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -40,6 +43,7 @@ enum {
 #ifndef POOL_SCRIBBLES
 #define POOL_SCRIBBLES 0
 #endif
+#define POOL_SCRIBBLE 0xfe
 
 /* In cache.users: closed; the bits below count calls and fills under way. */
 #define USERS_CLOSED (UINT32_C(1) << 31)

@@ -186,7 +186,7 @@ static void scribble(const struct pool *p, uint32_t first)
     if (!POOL_SCRIBBLES)
         return;
     for (uint32_t s = first; s != POOL_NONE; s = p->slots[s].next)
-        memset(p->memory + s * GRANULE_BYTES, 0xfe, GRANULE_BYTES);
+        memset(p->memory + s * GRANULE_BYTES, POOL_SCRIBBLE, GRANULE_BYTES);
 }
 
 /* --- how many --- */

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/thread.h"
+#include "cache/internal.h"
 
 #define BUDGET  CACHE_BUDGET_MIN
 #define SLOTS   ((uint32_t)(BUDGET / GRANULE_BYTES))
@@ -297,6 +298,38 @@ static void dirty_memory_goes_when_it_can(void **state)
     cache_destroy(object);
 }
 
+/* Builds that look for mistakes overwrite what is freed, and what is taken from another. */
+static void what_is_freed_is_overwritten(void **state)
+{
+    struct cache *c = new_cache("x", OBJECT * GRANULE_BYTES);
+    const unsigned char *pinned;
+    unsigned char *memory;
+    struct cache_room room;
+    void *fresh;
+
+    (void)state;
+    if (!POOL_SCRIBBLES)
+        skip();
+    fill(c, 1, 2);
+    pinned = cache_pin(c, 1);
+    assert_non_null(pinned);
+    cache_unpin(c, 1);
+    cache_destroy(c);
+    for (size_t i = 0; i < GRANULE_BYTES; i++)
+        assert_int_equal(pinned[i], POOL_SCRIBBLE); /* freed: it is still mapped */
+
+    c = new_cache("x", OBJECT * GRANULE_BYTES);
+    fill(c, 0, SLOTS);
+    assert_int_equal(cache_room_take(caches, 1, true, &room), 0); /* evicts */
+    assert_int_equal(cache_reserve(c, SLOTS, &room, &fresh), 0);
+    memory = fresh;
+    for (size_t i = 0; i < GRANULE_BYTES; i++)
+        assert_int_equal(memory[i], POOL_SCRIBBLE);
+    cache_abandon(c, SLOTS);
+    cache_room_put(caches, &room);
+    cache_destroy(c);
+}
+
 /* --- everything at once: bytes of another tenant would be seen --- */
 
 #define THREADS  16u
@@ -470,7 +503,7 @@ int main(void)
         TEST(pins_that_are_in_the_way_do_not_last), TEST(reading_ahead_is_modest),
         TEST(a_small_write_costs_a_block),          TEST(what_is_dirty_is_never_dropped),
         TEST(a_lower_budget_gives_memory_back),     TEST(dirty_memory_goes_when_it_can),
-        TEST(nobody_reads_what_is_anothers),
+        TEST(what_is_freed_is_overwritten),         TEST(nobody_reads_what_is_anothers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
