@@ -6,7 +6,8 @@
  * The pool of backing `tiered`: slots of GRANULE_BYTES in one memfd. It is the memory budget: no
  * more slots have memory than the budget allows. Memory that has been touched is kept, as used
  * memory is several times faster than fresh; another granule takes its place without any system
- * call. Only a lower budget gives memory back.
+ * call. Memory is given back for a lower budget, and when the host is short of it; where it can be
+ * in segments of 2 MiB, which are a huge page.
  *
  *             take                publish               last hold put
  *     free ----------> claimed ------------> held ----------------------> queued
@@ -77,6 +78,18 @@ void pool_destroy(struct pool *p);
  */
 void pool_resize(struct pool *p, uint64_t budget_bytes);
 
+/**
+ * pool_give_back() - the host is short of memory: give back a quarter of what is not in use. May
+ * block.
+ * @calm_until_ns: of clock_now_ns(); until then a granule is evicted before the pool grows, which
+ *                 it does only for who would be refused else, and never for reading ahead
+ *
+ * What is free goes first, then granules by the clock, each with the rest of its segment if nobody
+ * uses that; neither what is pinned, held or dirty. An eighth of the budget stays, and
+ * CACHE_BUDGET_MIN. Another budget ends the calm. Returns how many bytes it was.
+ */
+uint64_t pool_give_back(struct pool *p, uint64_t calm_until_ns);
+
 /** pool_memory() - where all slots are: slot s is at s * GRANULE_BYTES. To read and write. */
 char *pool_memory(const struct pool *p);
 
@@ -125,6 +138,7 @@ struct pool_counters {
     uint64_t used_bytes;   /* slots that are not free */
     uint64_t memory_bytes; /* slots that have memory */
     uint64_t evicted;
+    uint64_t given_bytes; /* by pool_give_back() */
 };
 
 struct pool_counters pool_counters(struct pool *p);

@@ -153,6 +153,11 @@ int cache_set_budget(struct cache_set *set, uint64_t bytes)
     return 0;
 }
 
+uint64_t cache_set_give_back(struct cache_set *set, uint64_t calm_until_ns)
+{
+    return set->pool ? pool_give_back(set->pool, calm_until_ns) : 0;
+}
+
 struct cache_set_counters cache_set_counters(const struct cache_set *set)
 {
     struct cache_set_counters c = {
@@ -172,6 +177,7 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set)
 
         c.charged_bytes = pool.used_bytes;
         c.evicted = pool.evicted;
+        c.given_bytes = pool.given_bytes;
     }
     return c;
 }

@@ -92,6 +92,14 @@ struct tier *cache_set_tier(const struct cache_set *set);
 [[gnu::warn_unused_result]] int cache_set_budget(struct cache_set *set, uint64_t bytes);
 
 /**
+ * cache_set_give_back() - the host is short of memory. Any thread; may block.
+ *
+ * Of backing `tiered` a quarter of what is not in use is given back: pool_give_back(). Others have
+ * nothing that can be. Returns how many bytes it was.
+ */
+uint64_t cache_set_give_back(struct cache_set *set, uint64_t calm_until_ns);
+
+/**
  * struct cache_set_counters
  * @bytes: taken now by the caches of each kind, the passing granules among them
  * @charged_bytes: of these, what is charged to the budget; the share of passing granules is not.
@@ -100,6 +108,7 @@ struct tier *cache_set_tier(const struct cache_set *set);
  * @not_kept: granules that were served, but not kept, since the start
  * @evicted: those of them that have been dropped for another one; of `tiered` all that have been
  * @refused: writes to overlays that got -ENOSPC for want of budget
+ * @given_bytes: given back because the host was short of memory, since the start
  */
 struct cache_set_counters {
     enum cache_backing backing;
@@ -110,6 +119,7 @@ struct cache_set_counters {
     uint64_t not_kept;
     uint64_t evicted;
     uint64_t refused;
+    uint64_t given_bytes;
 };
 
 /** cache_set_counters() - a snapshot. Any thread. */

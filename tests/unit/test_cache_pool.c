@@ -298,6 +298,108 @@ static void dirty_memory_goes_when_it_can(void **state)
     cache_destroy(object);
 }
 
+/* --- when memory is short --- */
+
+static void a_quarter_of_what_is_idle_is_given_back(void **state)
+{
+    struct cache *overlay = new_overlay("x", GIB), *c;
+    const unsigned char *pinned;
+    uint64_t given;
+
+    (void)state;
+    assert_int_equal(cache_set_budget(caches, 8 * BUDGET), 0);
+    c = new_cache("y", 2 * OBJECT * GRANULE_BYTES);
+    assert_int_equal(cache_set_give_back(caches, UINT64_MAX), 0); /* there is nothing */
+    assert_int_equal(cache_set_budget(caches, 8 * BUDGET), 0);    /* calm no more */
+    for (uint32_t b = 0; b < 160; b++)
+        assert_int_equal(write_block(overlay, b), 0);
+    fill(c, 0, 6 * SLOTS);
+    pinned = cache_pin(c, 3);
+    assert_non_null(pinned);
+    assert_int_equal(pool_bytes(), 6 * BUDGET + 10 * GRANULE_BYTES);
+
+    given = cache_set_give_back(caches, UINT64_MAX);
+    assert_in_range(given, 6 * BUDGET / 4 - 2 * MIB, 6 * BUDGET / 4);
+    assert_int_equal(cache_set_counters(caches).given_bytes, given);
+    assert_int_equal(pool_bytes(), 6 * BUDGET + 10 * GRANULE_BYTES - given);
+    assert_int_equal(pinned[0], 3);
+    assert_true(ready(c, 3));
+    cache_unpin(c, 3);
+    for (uint32_t b = 0; b < 160; b++)
+        check_block(overlay, b);
+    for (uint32_t g = 5 * SLOTS; g < 6 * SLOTS; g++)
+        assert_true(ready(c, g)); /* the oldest went */
+
+    while (cache_set_give_back(caches, UINT64_MAX) > 0)
+        assert_true(pool_bytes() >= (int64_t)BUDGET);
+    assert_int_equal(pool_bytes(), BUDGET); /* an eighth of it, and the least there is */
+    cache_destroy(c);
+    cache_destroy(overlay);
+}
+
+/* While it is calm, nobody makes the pool grow who can be served without that. */
+static void it_does_not_grow_at_once(void **state)
+{
+    struct cache *c;
+    struct cache_room room;
+    int64_t bytes;
+
+    (void)state;
+    assert_int_equal(cache_set_budget(caches, 4 * BUDGET), 0);
+    c = new_cache("y", OBJECT * GRANULE_BYTES);
+    fill(c, 0, 4 * SLOTS);
+    assert_true(cache_set_give_back(caches, UINT64_MAX) > 0);
+    bytes = pool_bytes();
+    fill(c, 4 * SLOTS, 6 * SLOTS);
+    assert_int_equal(pool_bytes(), bytes);
+
+    /* Who reads ahead does without; who waits, and finds all of it pinned, gets memory. */
+    for (uint32_t g = 0; g < 6 * SLOTS; g++) {
+        if (ready(c, g))
+            assert_non_null(cache_pin(c, g));
+    }
+    assert_int_equal(cache_room_take(caches, 1, false, &room), -EAGAIN);
+    assert_int_equal(cache_room_take(caches, 1, true, &room), 0);
+    cache_room_put(caches, &room);
+    for (uint32_t g = 0; g < 6 * SLOTS; g++) {
+        if (ready(c, g))
+            cache_unpin(c, g);
+    }
+    /* It is over. */
+    cache_set_give_back(caches, 1);
+    bytes = pool_bytes();
+    fill(c, 6 * SLOTS, 8 * SLOTS);
+    assert_true(pool_bytes() > bytes);
+    cache_destroy(c);
+}
+
+/* Neighbours together: what is given back is whole segments of the file, but for a few. */
+static void whole_segments_are_given_back(void **state)
+{
+    struct cache *c;
+    uint64_t given, holes = 0;
+    off_t at = 0, hole;
+    int fd;
+
+    (void)state;
+    assert_int_equal(cache_set_budget(caches, 8 * BUDGET), 0);
+    c = new_cache("y", 2 * OBJECT * GRANULE_BYTES);
+    fill(c, 0, 8 * SLOTS);
+    for (uint32_t g = 0; g < 8 * SLOTS; g += 2)
+        use(c, g); /* it would be spared */
+    given = cache_set_give_back(caches, UINT64_MAX);
+    assert_int_equal(find_fds("/memfd:thaw:pool", &fd), 1);
+    while ((hole = lseek(fd, at, SEEK_HOLE)) < (off_t)(8 * BUDGET)) {
+        uint64_t first = round_up((uint64_t)hole, 2 * MIB);
+
+        at = lseek(fd, hole, SEEK_DATA);
+        assert_true(at > hole);
+        holes += round_down(MAX((uint64_t)at, first), 2 * MIB) - first;
+    }
+    assert_true(holes >= given * 9 / 10);
+    cache_destroy(c);
+}
+
 /* Builds that look for mistakes overwrite what is freed, and what is taken from another. */
 static void what_is_freed_is_overwritten(void **state)
 {
@@ -479,6 +581,8 @@ static void nobody_reads_what_is_anothers(void **state)
         uint64_t budget = lowered++ % 2 ? BUDGET : BUDGET + BUDGET / 2;
 
         assert_int_equal(cache_set_budget(caches, budget), 0);
+        if (lowered % 4 == 0)
+            cache_set_give_back(caches, lowered % 8 ? UINT64_MAX : 1);
         for (unsigned i = 0; i < 50; i++) {
             assert_true(pool_bytes() <= (int64_t)(BUDGET + BUDGET / 2));
             sched_yield();
@@ -499,11 +603,19 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(the_oldest_goes_unless_it_is_used),    TEST(what_is_pinned_or_held_stays),
-        TEST(pins_that_are_in_the_way_do_not_last), TEST(reading_ahead_is_modest),
-        TEST(a_small_write_costs_a_block),          TEST(what_is_dirty_is_never_dropped),
-        TEST(a_lower_budget_gives_memory_back),     TEST(dirty_memory_goes_when_it_can),
-        TEST(what_is_freed_is_overwritten),         TEST(nobody_reads_what_is_anothers),
+        TEST(the_oldest_goes_unless_it_is_used),
+        TEST(what_is_pinned_or_held_stays),
+        TEST(pins_that_are_in_the_way_do_not_last),
+        TEST(reading_ahead_is_modest),
+        TEST(a_small_write_costs_a_block),
+        TEST(what_is_dirty_is_never_dropped),
+        TEST(a_lower_budget_gives_memory_back),
+        TEST(dirty_memory_goes_when_it_can),
+        TEST(what_is_freed_is_overwritten),
+        TEST(a_quarter_of_what_is_idle_is_given_back),
+        TEST(it_does_not_grow_at_once),
+        TEST(whole_segments_are_given_back),
+        TEST(nobody_reads_what_is_anothers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef THAW_CACHE_POOL_INTERNAL_H
+#define THAW_CACHE_POOL_INTERNAL_H
+
+/* What a pool is made of. pool.c: who has which slot; pool_memory.c: which slots have memory. */
+
+#include "base/thread.h"
+#include "base/units.h"
+#include "cache/pool.h"
+
+#define POOL_SEGMENT_SLOTS                                                                         \
+    32u /* a huge page of 2 MiB; memory is given back by these if it can be */
+
+/* A slot's list and neighbours are its holder's while it is claimed or dirty, else under the lock.
+ */
+struct slot {
+    struct cache *cache; /* [m] mu: borrowed, of the granule in it; it leaves before it is closed */
+    uint64_t age;        /* [m] mu: no two contents have the same; 0 for none */
+    uint32_t granule;    /* [m] mu */
+    uint32_t holds : 31; /* [m] mu */
+    uint32_t is_free : 1; /* [m] mu: in the list `free` */
+    uint32_t next, prev;
+    uint32_t live; /* the holder's of a dirty one */
+};
+
+struct list {
+    uint32_t first, last, count;
+};
+
+#define LIST_INIT                                                                                  \
+    {                                                                                              \
+        POOL_NONE, POOL_NONE, 0                                                                    \
+    }
+
+struct pool {
+    int fd;             /* owned */
+    char *memory;       /* owned: slot_count slots, all mapped, few of them touched at first */
+    struct slot *slots; /* owned */
+    uint32_t slot_count;
+    pthread_mutex_t mu;  /* a leaf */
+    uint32_t limit;      /* [m] mu: slots that may have memory */
+    uint32_t live;       /* [m] mu: slots that have; above the limit only after it was lowered */
+    uint32_t fresh;      /* [m] mu: from here on none was ever used */
+    struct list free;    /* [m] mu: they have memory */
+    struct list surplus; /* [m] mu: free, and their memory is to be given back */
+    uint32_t giving;     /* [m] mu: how many are being given back now */
+    struct list gone;    /* [m] mu: their memory was given back */
+    struct list queue;   /* [m] mu: the clock */
+    uint32_t claimed, held, dirty; /* [m] mu: how many there are */
+    uint64_t calm_until_ns;        /* [m] mu: memory is short: grow only for who waits; 0: no */
+    uint64_t given_bytes;          /* [m] mu: because memory was short */
+    uint64_t last_age;             /* [m] mu */
+    uint64_t evicted;              /* [m] mu */
+};
+
+/* --- lists --- */
+
+static inline void link_between(struct pool *p, struct list *l, uint32_t s, uint32_t prev,
+                                uint32_t next)
+{
+    p->slots[s].prev = prev;
+    p->slots[s].next = next;
+    *(prev == POOL_NONE ? &l->first : &p->slots[prev].next) = s;
+    *(next == POOL_NONE ? &l->last : &p->slots[next].prev) = s;
+    l->count++;
+}
+
+static inline void push_last(struct pool *p, struct list *l, uint32_t s)
+{
+    link_between(p, l, s, l->last, POOL_NONE);
+}
+
+static inline void unlink_slot(struct pool *p, struct list *l, uint32_t s)
+{
+    uint32_t prev = p->slots[s].prev, next = p->slots[s].next;
+
+    *(prev == POOL_NONE ? &l->first : &p->slots[prev].next) = next;
+    *(next == POOL_NONE ? &l->last : &p->slots[next].prev) = prev;
+    l->count--;
+}
+
+static inline uint32_t pop_first(struct pool *p, struct list *l)
+{
+    uint32_t s = l->first;
+
+    if (s != POOL_NONE)
+        unlink_slot(p, l, s);
+    return s;
+}
+
+/** pool_evict_locked() - a granule's slot, out of the queue; or POOL_NONE */
+uint32_t pool_evict_locked(struct pool *p);
+
+/** pool_evict_slot_locked() - this one, which is in the queue; false if it cannot be had now */
+[[gnu::warn_unused_result]] bool pool_evict_slot_locked(struct pool *p, uint32_t slot);
+
+/** pool_excess_locked() - how many slots more have memory than may have */
+uint32_t pool_excess_locked(const struct pool *p);
+
+/* --- pool_memory.c --- */
+
+/** pool_map() - address space, that costs nothing, for any budget that makes sense. 0 or -errno. */
+[[gnu::warn_unused_result]] int pool_map(struct pool *p, uint64_t bytes);
+
+void pool_unmap(struct pool *p);
+
+/** pool_limit() - how many slots a budget is */
+uint32_t pool_limit(const struct pool *p, uint64_t budget_bytes);
+
+/** pool_give_surplus() - give the memory of surplus slots back. Not under the lock. */
+void pool_give_surplus(struct pool *p);
+
+#endif
