@@ -13,6 +13,7 @@
 #include "flags/flags.h"
 #include "kernel/io.h"
 #include "lib/host_metrics.h"
+#include "lib/host_pressure.h"
 #include "lib/options.h"
 #include "observe/metrics.h"
 #include "observe/metrics_server.h"
@@ -36,6 +37,7 @@ void thaw_host_close(struct thaw_host *h)
         return;
     metrics_server_stop(h->metrics);
     host_metrics_stop(h->watches);
+    host_pressure_stop(h->pressure);
     for (size_t i = 0; i < CACHE_BACKINGS; i++) {
         fetch_destroy(h->caches[i].fetch);
         cache_set_destroy(host_set(h, (enum cache_backing)i));
@@ -188,11 +190,15 @@ static int create_caches(struct thaw_host *h, enum cache_backing backing, struct
     if (r < 0)
         return r;
     r = fetch_create(set, &c->fetch, e);
-    if (r < 0)
+    if (r < 0) {
         cache_set_destroy(set);
-    else
-        atomic_store_explicit(&c->set, set, memory_order_release);
-    return r;
+        return r;
+    }
+    atomic_store_explicit(&c->set, set, memory_order_release);
+    /* Where nobody tells when memory is short, nothing is given back then. */
+    if (backing == CACHE_BACKING_TIERED)
+        (void)!host_pressure_start(set, &host_pressure_kernel, &h->pressure);
+    return 0;
 }
 
 int host_fetch(struct thaw_host *h, struct fetch **ret, struct thaw_error *e)

@@ -10,6 +10,7 @@
 struct fetch;
 struct flags;
 struct host_metrics;
+struct host_pressure;
 struct io_engine;
 struct metrics_server;
 
@@ -34,9 +35,10 @@ struct thaw_host {
     struct host_caches caches[CACHE_BACKINGS];
     struct metrics_server *metrics;
     struct host_metrics *watches;
-    char *folder;         /* for files; NULL: the usual one */
-    uint64_t budget;      /* as it was given, or found to be right, at the start */
-    uint64_t disk_budget; /* 0: the usual one */
+    struct host_pressure *pressure; /* NULL: nobody tells, or there is nothing to give back */
+    char *folder;                   /* for files; NULL: the usual one */
+    uint64_t budget;                /* as it was given, or found to be right, at the start */
+    uint64_t disk_budget;           /* 0: the usual one */
     bool no_disk;
     void (*warn)(void *arg, const char *text); /* may be NULL */
     void *warn_arg;

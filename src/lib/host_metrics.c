@@ -20,7 +20,8 @@ _Static_assert((int)METRIC_THROTTLE_BPF == 0 && (int)METRIC_THROTTLE_WCHAN == 3,
 struct host_metrics {
     struct thaw_host *host;    /* borrowed */
     struct throttle *throttle; /* owned */
-    struct metrics_watch cache_bytes, budget, not_kept, evictions, refused, pauses, time;
+    struct metrics_watch cache_bytes, budget, not_kept, evictions, given_back, refused, pauses,
+        time;
     struct metrics_watch disk_written, disk_evicted, disk_errors, disk_behind, disk_not_written,
         disk_writable;
 };
@@ -78,6 +79,7 @@ static struct cache_set_counters all_caches(const struct host_metrics *m)
         sum.budget_bytes = MAX(sum.budget_bytes, c.budget_bytes); /* the same one for each */
         sum.not_kept += c.not_kept;
         sum.refused += c.refused;
+        sum.given_bytes += c.given_bytes;
     }
     return sum;
 }
@@ -103,6 +105,11 @@ static void add_evictions(void *arg, double *values)
         if (set)
             values[why] += (double)cache_set_counters(set).evicted;
     }
+}
+
+static void add_given_back(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).given_bytes;
 }
 
 static void add_refused(void *arg, double *values)
@@ -212,6 +219,7 @@ int host_metrics_start(struct thaw_host *h, struct host_metrics **ret, struct th
     watch(m, &m->budget, METRIC_cache_budget, add_budget);
     watch(m, &m->not_kept, METRIC_cache_not_kept, add_not_kept);
     watch(m, &m->evictions, METRIC_cache_evictions, add_evictions);
+    watch(m, &m->given_back, METRIC_cache_given_back, add_given_back);
     watch(m, &m->refused, METRIC_cache_refused, add_refused);
     watch(m, &m->disk_written, METRIC_disk_written, add_disk_written);
     watch(m, &m->disk_evicted, METRIC_disk_evicted, add_disk_evicted);
@@ -233,6 +241,7 @@ void host_metrics_stop(struct host_metrics *m)
     metrics_unwatch(&m->budget);
     metrics_unwatch(&m->not_kept);
     metrics_unwatch(&m->evictions);
+    metrics_unwatch(&m->given_back);
     metrics_unwatch(&m->refused);
     metrics_unwatch(&m->disk_written);
     metrics_unwatch(&m->disk_evicted);

@@ -42,6 +42,8 @@
              "Granules of 64 KiB that were served, but not kept: the budget was spent.")           \
     METRIC_1(counter, cache_evictions, eviction, "{granule}", "thaw.cache.evictions",              \
              "Granules that were dropped from memory for another one.")                            \
+    METRIC_0(counter, cache_given_back, "By", "thaw.cache.given_back",                             \
+             "Memory that the caches gave back because the host was short of it.")                 \
     METRIC_0(counter, cache_refused, "{write}", "thaw.cache.refused",                              \
              "Writes to disks that got ENOSPC: the budget was spent.")                             \
     METRIC_0(counter, disk_written, "By", "thaw.cache.disk.written",                               \
