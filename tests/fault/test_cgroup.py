@@ -11,7 +11,8 @@ sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 
 # pylint: disable=wrong-import-position
 from cgroup import MemoryCgroup
-from thawtest import check, check_equal, find_program, main, skip
+from faultfs import fault_main
+from thawtest import check, check_equal, find_program, skip
 
 MIB = 1 << 20
 BUDGET_MIB, IMAGE_MIB = 64, 512
@@ -67,6 +68,4 @@ def the_limit_is_one(case):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    assert sys.argv.pop(1) == "memory-cgroup"
-    main(an_image_of_eight_budgets_needs_no_more, the_limit_is_one)
+    fault_main({"memory-cgroup": (an_image_of_eight_budgets_needs_no_more, the_limit_is_one)})
