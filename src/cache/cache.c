@@ -176,7 +176,8 @@ int cache_close(struct cache *c)
     word_wait(&c->users, ~USERS_CLOSED);
     /* Whoever drops a granule for another one has been a user, and finds none from here on. */
     passing_forget(c->set, c);
-    granules_close(c);
+    if (c->words) /* NULL: it could only be made by half */
+        granules_close(c);
     memory_finish(&c->memory);
     cache_discharge_all(c);
     return 0;

@@ -192,6 +192,35 @@ static void a_full_tmpfs_is_an_error_of_the_fill(void **state)
     a_full_disk_fails_the_fill(tmpfs);
 }
 
+static unsigned entries(const char *folder)
+{
+    DIR *d = opendir(folder);
+    unsigned n = 0;
+
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+/* Larger than any file on that disk; what was made of it until then is undone. */
+static void a_file_that_cannot_be_made_is_an_error_of_the_create(void **state)
+{
+    struct cache_options o = {.object = "memfile", .size_bytes = 15 * TIB};
+    struct uuid id = {{1}};
+    struct thaw_error e = THAW_ERROR_INIT;
+    unsigned before = entries(small);
+    struct cache *c = NULL;
+
+    (void)state;
+    o.build = &id;
+    caches = new_set(CACHE_BACKING_FILE, small, 0);
+    assert_int_equal(cache_create(caches, &o, &c, &e), -EFBIG);
+    assert_null(c);
+    assert_non_null(strstr(e.text, "making the cache of memfile"));
+    assert_int_equal(entries(small), before);
+}
+
 static void a_full_disk_is_an_error_of_the_write(void **state)
 {
     static char block[16 * PAGE_BYTES];
@@ -515,17 +544,6 @@ static void elsewhere_blocks_are_copied(void **state)
     assert_int_equal(export_to(other, &extents), 0);
 }
 
-static unsigned entries(const char *folder)
-{
-    DIR *d = opendir(folder);
-    unsigned n = 0;
-
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
-
 /* The disk gets full half way. */
 static void a_full_disk_has_no_half_a_diff(void **state)
 {
@@ -571,10 +589,15 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_teardown(name, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(a_full_disk_is_an_error_of_the_fill),   TEST(a_full_tmpfs_is_an_error_of_the_fill),
-        TEST(a_full_disk_is_an_error_of_the_write),  TEST(who_waits_hears_that_the_disk_is_full),
-        TEST(a_broken_disk_is_an_error_of_the_read), TEST(another_sigbus_is_none_of_ours),
-        TEST(on_xfs_a_file_shares_its_blocks),       TEST(elsewhere_blocks_are_copied),
+        TEST(a_full_disk_is_an_error_of_the_fill),
+        TEST(a_full_tmpfs_is_an_error_of_the_fill),
+        TEST(a_file_that_cannot_be_made_is_an_error_of_the_create),
+        TEST(a_full_disk_is_an_error_of_the_write),
+        TEST(who_waits_hears_that_the_disk_is_full),
+        TEST(a_broken_disk_is_an_error_of_the_read),
+        TEST(another_sigbus_is_none_of_ours),
+        TEST(on_xfs_a_file_shares_its_blocks),
+        TEST(elsewhere_blocks_are_copied),
         TEST(a_full_disk_has_no_half_a_diff),
     };
     int failed = 77;
