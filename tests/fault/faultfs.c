@@ -9,7 +9,7 @@
  * parent dies. What goes wrong it is told by the socket (rules.h). Needs root and /dev/fuse.
  *
  * It speaks the kernel's protocol itself (linux/fuse.h): so it has files without a name and
- * SEEK_HOLE, and an operation that hangs is a request that lies in a list, and costs no thread. An
+ * SEEK_HOLE, and an operation that hangs is a request in a list, and costs no thread. An
  * inode of the kernel's is a node here, which holds an O_PATH descriptor; an open file is a
  * descriptor. The files are opened without O_DIRECT, so that a rule may tear a write anywhere.
  */
@@ -55,17 +55,9 @@ struct call {
     void *out;
 };
 
-struct held {
-    struct held *next;
-    size_t len;
-    char request[];
-};
-
 static int device;               /* /dev/fuse */
 static struct node nodes[NODES]; /* [m] nodes_mu; by nodeid - 1, the first is the root */
 static pthread_mutex_t nodes_mu = PTHREAD_MUTEX_INITIALIZER;
-static struct held *hung; /* [m] hung_mu */
-static pthread_mutex_t hung_mu = PTHREAD_MUTEX_INITIALIZER;
 
 /* --- nodes --- */
 
@@ -552,20 +544,6 @@ static void answer(const struct call *c, int r)
     }
 }
 
-static void hold(const void *request, size_t len)
-{
-    struct held *h = malloc(sizeof(*h) + len);
-
-    if (!h)
-        abort();
-    h->len = len;
-    memcpy(h->request, request, len);
-    pthread_mutex_lock(&hung_mu);
-    h->next = hung;
-    hung = h;
-    pthread_mutex_unlock(&hung_mu);
-}
-
 static void run(struct call *c)
 {
     const struct handler *h = &handlers[c->in->opcode];
@@ -584,34 +562,20 @@ static void serve(const void *request, size_t len, void *out)
         answer(&c, -ENOSYS);
         return;
     }
-    c.fault = fault_judge(handlers[in->opcode].op);
-    if (c.fault.kind == FAULT_HANG)
-        hold(request, len);
-    else
+    c.fault = fault_judge(handlers[in->opcode].op, request, len);
+    if (c.fault.kind != FAULT_HANG)
         run(&c);
 }
 
-static void let_go(void)
+static void serve_held(const void *request)
 {
-    static char out[BUFFER] __attribute__((aligned(4096)));
-    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-    struct held *h;
+    const struct fuse_in_header *in = request;
+    struct call c = {.in = in, .arg = in + 1, .out = aligned_alloc(PAGE_BYTES, BUFFER)};
 
-    pthread_mutex_lock(&one_at_a_time);
-    pthread_mutex_lock(&hung_mu);
-    h = hung;
-    hung = NULL;
-    pthread_mutex_unlock(&hung_mu);
-    while (h) {
-        const struct fuse_in_header *in = (const void *)h->request;
-        struct call c = {.in = in, .arg = in + 1, .out = out};
-        struct held *next = h->next;
-
-        run(&c);
-        free(h);
-        h = next;
-    }
-    pthread_mutex_unlock(&one_at_a_time);
+    if (!c.out)
+        abort();
+    run(&c);
+    free(c.out);
 }
 
 static void *work(void *arg)
@@ -656,7 +620,7 @@ static int start(const char *folder, const char *socket, const char *mount_point
     nodes[0].fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (nodes[0].fd < 0)
         return -errno;
-    r = faults_listen(socket, let_go);
+    r = faults_listen(socket, serve_held);
     if (r == 0)
         r = mount_it(mount_point);
     for (unsigned i = 0; i < WORKERS && r == 0; i++)

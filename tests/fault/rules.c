@@ -20,10 +20,16 @@ struct rule {
     uint64_t seen, hit;
 };
 
+struct held {
+    struct held *next;
+    char request[] __attribute__((aligned(8)));
+};
+
 static struct rule rules[FAULT_OPS];
-static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER; /* guards rules */
+static struct held *hung;                              /* the last one first */
+static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER; /* guards rules, hung */
 static pthread_cond_t somebody_was_hit = PTHREAD_COND_INITIALIZER;
-static void (*let_go)(void);
+static void (*serve)(const void *request);
 static int listener;
 
 static const char *const ops[FAULT_OPS] = {
@@ -34,7 +40,19 @@ static const char *const ops[FAULT_OPS] = {
     [OP_FSYNC] = "fsync",
 };
 
-struct fault fault_judge(enum fault_op op)
+static void hold(const void *request, size_t len)
+{
+    struct held *h = malloc(sizeof(*h) + len);
+
+    if (!h)
+        abort();
+    memcpy(h->request, request, len);
+    h->next = hung;
+    hung = h;
+}
+
+/* What is hit is counted when it is held already: who was told of it may let it go. */
+struct fault fault_judge(enum fault_op op, const void *request, size_t len)
 {
     struct rule *r = &rules[op];
     struct fault f = {.kind = FAULT_NONE};
@@ -51,8 +69,25 @@ struct fault fault_judge(enum fault_op op)
         f = r->fault;
         pthread_cond_broadcast(&somebody_was_hit);
     }
+    if (f.kind == FAULT_HANG)
+        hold(request, len);
     pthread_mutex_unlock(&mu);
     return f;
+}
+
+static void let_go(void)
+{
+    struct held *h, *next;
+
+    pthread_mutex_lock(&mu);
+    h = hung;
+    hung = NULL;
+    pthread_mutex_unlock(&mu);
+    for (; h; h = next) {
+        next = h->next;
+        serve(h->request);
+        free(h);
+    }
 }
 
 /* --- orders --- */
@@ -171,14 +206,14 @@ static void *take_orders(void *arg)
     return arg;
 }
 
-int faults_listen(const char *path, void (*go)(void))
+int faults_listen(const char *path, void (*serve_held)(const void *request))
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     pthread_t thread;
 
     if ((size_t)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path) >= sizeof(addr.sun_path))
         return -ENAMETOOLONG;
-    let_go = go;
+    serve = serve_held;
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (listener < 0 || bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
         listen(listener, 8) < 0)

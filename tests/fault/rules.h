@@ -46,8 +46,12 @@ struct fault {
     int error;
 };
 
-/** fault_judge() - count an operation, and say what happens to it. Any thread. */
-struct fault fault_judge(enum fault_op op);
+/**
+ * fault_judge() - count an operation, and say what happens to it. Any thread.
+ *
+ * FAULT_HANG: @request, of @len bytes, has been copied, and is served when the order comes.
+ */
+struct fault fault_judge(enum fault_op op, const void *request, size_t len);
 
 /**
  * faults_listen() - take orders at a socket of this path, in a thread of its own
@@ -61,8 +65,8 @@ struct fault fault_judge(enum fault_op op);
  *   OP wait N                                    ok      when N have been hit
  *   go                                           ok      what hangs goes on; rules stay
  *
- * @go: called for the last of these. Returns: 0 or -errno.
+ * @serve: called for what goes on; it is not judged again. Returns: 0 or -errno.
  */
-[[gnu::warn_unused_result]] int faults_listen(const char *path, void (*go)(void));
+[[gnu::warn_unused_result]] int faults_listen(const char *path, void (*serve)(const void *request));
 
 #endif
