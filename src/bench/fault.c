@@ -61,6 +61,7 @@ static int measure(const struct bench_image *image, const char *socket_path, siz
                     : bench_server_floor(image, false, socket_path, 0, &server, e);
     if (r < 0)
         return r;
+    bench_warm_memory(FAULT_BYTES);
     r = bench_vm_start(&vm, socket_path, FAULT_BYTES, e);
     cpu_ns = bench_server_cpu_ns(&server);
     if (r == 0)

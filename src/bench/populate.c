@@ -35,6 +35,7 @@ static int measure(const struct bench_image *image, const char *socket_path, con
 
     if (r < 0)
         return r;
+    bench_warm_memory(POPULATE_BYTES);
     r = bench_vm_start(&vm, socket_path, POPULATE_BYTES, e);
     if (r == 0)
         r = bench_server_populated(&server, &result, e);

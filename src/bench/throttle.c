@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -36,6 +35,7 @@
 #include "bench/throttle_image.h"
 #include "bench/throttle_page.h"
 #include "bench/throttle_run.h"
+#include "bench/vm.h"
 
 #define SIZE_DEFAULT  (256 * MIB)
 #define SIZE_MIN      (16 * MIB)
@@ -138,20 +138,6 @@ static int check_room(const struct throttle_bench *b, struct thaw_error *e)
     return 0;
 }
 
-/* What was freed lately is warm; what a host has taken back costs ten times as much to touch. */
-static void warm_memory(const struct run_job *job)
-{
-    size_t bytes = 2 * job->memory_bytes + job->disk_bytes;
-    char *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (map == MAP_FAILED)
-        return;
-    (void)madvise(map, bytes, MADV_NOHUGEPAGE);
-    for (size_t i = 0; i < bytes; i += PAGE_BYTES)
-        map[i] = 1;
-    munmap(map, bytes);
-}
-
 /* --- the device --- */
 
 static int open_device(struct throttle_bench *b, uint64_t bytes, uint64_t bytes_per_s,
@@ -217,7 +203,7 @@ static int run_row(struct throttle_bench *b, const struct row *row, struct thaw_
     job.way = row->way;
     job.folder = row->on_device ? b->folder : NULL;
     job.device = b->device ? b->folder : NULL;
-    warm_memory(&job);
+    bench_warm_memory(2 * job.memory_bytes + job.disk_bytes);
     r = run_guest(&job, e);
     if (row->on_device)
         empty_device(b);

@@ -31,6 +31,18 @@ void bench_pin(int cpu)
         errno = 0;
 }
 
+void bench_warm_memory(uint64_t bytes)
+{
+    char *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (map == MAP_FAILED)
+        return;
+    (void)madvise(map, bytes, MADV_NOHUGEPAGE);
+    for (size_t i = 0; i < bytes; i += PAGE_BYTES)
+        map[i] = 1;
+    munmap(map, bytes);
+}
+
 static int open_uffd(const struct bench_vm *vm)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};

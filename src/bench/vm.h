@@ -37,6 +37,14 @@ void bench_vm_finish(struct bench_vm *vm);
 [[gnu::warn_unused_result]] int bench_vm_touch(struct bench_vm *vm, unsigned threads, int cpu,
                                                uint32_t *ret_ns);
 
+/**
+ * bench_warm_memory() - touch @bytes of memory and give them back, before something is measured
+ *
+ * What was freed lately is warm. What a host has taken back costs ten times as much to touch, and
+ * whoever comes first would pay for it.
+ */
+void bench_warm_memory(uint64_t bytes);
+
 /** bench_pin() - keep the calling thread on processor @cpu, if there is one */
 void bench_pin(int cpu);
 
