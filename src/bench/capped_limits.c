@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <mntent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "bench/cgroup.h"
 
 #define DELAYACCT "/proc/sys/kernel/task_delayacct"
 
@@ -89,29 +89,11 @@ static int limit_dirty(struct capped_limits *l, unsigned percent, struct thaw_er
 
 /* What the device writes, by cgroups. */
 
-/* Where the first file system of @type, and with @option unless that is NULL, is mounted. */
-static int find_mount(const char *type, const char *option, char *ret, size_t len)
-{
-    FILE *mounts = setmntent("/proc/self/mounts", "re");
-    const struct mntent *m;
-    int r = -ENOENT;
-
-    if (!mounts)
-        return -errno;
-    while (r < 0 && (m = getmntent(mounts))) {
-        if (strcmp(m->mnt_type, type) == 0 && (!option || hasmntopt(m, option)) &&
-            snprintf(ret, len, "%s", m->mnt_dir) < (int)len)
-            r = 0;
-    }
-    endmntent(mounts);
-    return r;
-}
-
 /* Version 1. A rule in the root group holds also for the kernel's own threads that write back. */
 static int limit_by_blkio(struct capped_limits *l, uint64_t bytes_per_s, struct thaw_error *e)
 {
     char root[PATH_MAX - 64], rule[64];
-    int r = find_mount("cgroup", "blkio", root, sizeof(root));
+    int r = cgroup_mount("cgroup", "blkio", root, sizeof(root));
 
     if (r < 0)
         return r;
@@ -125,31 +107,11 @@ static int limit_by_blkio(struct capped_limits *l, uint64_t bytes_per_s, struct 
     return r;
 }
 
-/* The group of @pid in the hierarchy of version 2, from "0::/PATH". */
-static int group_of(pid_t pid, char *ret, size_t len)
-{
-    char path[64], line[PATH_MAX];
-    FILE *f;
-    int r = -ENOENT;
-
-    snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-    f = fopen(path, "re");
-    if (!f)
-        return -errno;
-    while (r < 0 && fgets(line, sizeof(line), f)) {
-        line[strcspn(line, "\n")] = '\0';
-        if (strncmp(line, "0::", 3) == 0 && snprintf(ret, len, "%s", line + 3) < (int)len)
-            r = 0;
-    }
-    fclose(f);
-    return r;
-}
-
 /* A group below the root for the maker, whose pages are then written back on its account. */
 static int make_group(struct capped_limits *l, const char *root, uint64_t bytes_per_s)
 {
     char path[PATH_MAX + 16], rule[64], home[PATH_MAX - 512];
-    int r = group_of(l->maker, home, sizeof(home));
+    int r = cgroup_of(l->maker, "", home, sizeof(home));
 
     if (r < 0)
         return r;
@@ -177,7 +139,7 @@ static int make_group(struct capped_limits *l, const char *root, uint64_t bytes_
 static int limit_by_io_max(struct capped_limits *l, uint64_t bytes_per_s, struct thaw_error *e)
 {
     char root[256], path[300], controllers[256], *word;
-    int r = find_mount("cgroup2", NULL, root, sizeof(root));
+    int r = cgroup_mount("cgroup2", NULL, root, sizeof(root));
     bool has_io = false;
 
     if (r < 0)
