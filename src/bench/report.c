@@ -156,8 +156,7 @@ static double ratio_median(const struct bench_report *r, const struct report_rat
 /* The worst row decides. */
 double report_value(const struct bench_report *r, const struct report_ratio *ratio)
 {
-    double worst = 0;
-    bool any = false;
+    double worst = NAN;
 
     for (size_t i = 0; i < r->row_count; i++) {
         const struct report_row *row = &r->rows[i];
@@ -167,9 +166,8 @@ double report_value(const struct bench_report *r, const struct report_ratio *rat
         if (!f || strncmp(row->name, ratio->rows, strlen(ratio->rows)) != 0)
             continue;
         v = ratio_median(r, ratio, f);
-        if (!any || (ratio->at_least ? v < worst : v > worst))
+        if (isnan(worst) || (ratio->at_least ? v < worst : v > worst))
             worst = v;
-        any = true;
     }
     return worst;
 }
@@ -243,7 +241,9 @@ static void print_ratio(const struct bench_report *r, const struct report_ratio 
 {
     double v = report_value(r, ratio);
 
-    if (isnan(ratio->bar))
+    if (isnan(v))
+        printf("  %-26s not measured\n", ratio->name);
+    else if (isnan(ratio->bar))
         printf("  %-26s %8.2f\n", ratio->name, v);
     else
         printf("  %-26s %8.2f   %s %.2f%s\n", ratio->name, v,
@@ -320,8 +320,11 @@ static int print_json_line(const struct bench_report *r)
     json_t *all;
     int result;
 
-    for (size_t i = 0; i < r->ratio_count && !r->skipped[0]; i++)
-        json_object_set_new(ratios, r->ratios[i].name, json_real(report_value(r, &r->ratios[i])));
+    for (size_t i = 0; i < r->ratio_count && !r->skipped[0]; i++) {
+        double v = report_value(r, &r->ratios[i]);
+
+        json_object_set_new(ratios, r->ratios[i].name, isnan(v) ? json_null() : json_real(v));
+    }
     if (r->facts)
         json_object_update(environment, r->facts);
     all = json_pack("{s:s, s:o, s:o, s:o}", "bench", r->bench, "rows", rows_json(r), "ratios",

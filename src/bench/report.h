@@ -13,7 +13,7 @@
 #include <stddef.h>
 
 #define REPORT_ROWS    16
-#define REPORT_FIGURES 16
+#define REPORT_FIGURES 24
 #define REPORT_ROUNDS  64
 #define REPORT_NOTES   32
 
@@ -76,10 +76,11 @@ void report_fact_text(struct bench_report *r, const char *name, const char *valu
 /** report_median() - of thaw's samples, 0 if there are none */
 double report_median(const struct bench_report *r, const char *row, const char *figure);
 
-/** report_value() - what is compared with the bar */
+/** report_value() - what is compared with the bar; not a number if it was not measured */
 double report_value(const struct bench_report *r, const struct report_ratio *ratio);
 
-/** report_holds() - whether @value meets the bar, or there is none */
+/** report_holds() - whether @value meets the bar, or there is none. What was not measured does not.
+ */
 bool report_holds(const struct report_ratio *ratio, double value);
 
 /** report_print() - a table for a person, or one JSON line; 0 or -EIO */
