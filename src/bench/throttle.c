@@ -43,6 +43,8 @@
 #define DEVICE_MAX    (4 * GIB)
 #define DISK_PART     4 /* of the size of memory that the guest writes to its disk */
 #define SPEED_PART    4 /* of the store's speed that the device writes */
+#define BUDGET_PART   4 /* of what is fetched and written that the bounded row may keep in memory */
+#define PEAK_SLACK    (48 * MIB) /* beside the budget: threads, requests under way, tables */
 #define DIRTY_PERCENT 1
 #define PROBE_BYTES   (16 * MIB)
 #define SLACK_BYTES   (256 * MIB)
@@ -56,24 +58,32 @@ static const struct row {
     enum cache_backing backing;
     bool keep;
     bool on_device;
+    bool bounded;
     unsigned way;
 } rows[] = {
-    {"floor", run_serve_thaw, CACHE_BACKING_MEMFD, false, false, 0},
-    {"file", run_serve_thaw, CACHE_BACKING_FILE, true, true, 0},
-    {"memfd", run_serve_thaw, CACHE_BACKING_MEMFD, true, false, 0},
-    {"sync_file_range", run_serve_minimal, 0, true, true, RUN_SYNC_FILE_RANGE},
-    {"o_direct", run_serve_minimal, 0, true, true, RUN_O_DIRECT},
-    {"dontcache", run_serve_minimal, 0, true, true, RUN_DONTCACHE},
+    {"floor", run_serve_thaw, CACHE_BACKING_MEMFD, false, false, false, 0},
+    {"file", run_serve_thaw, CACHE_BACKING_FILE, true, true, false, 0},
+    {"memfd", run_serve_thaw, CACHE_BACKING_MEMFD, true, false, false, 0},
+    {"tiered", run_serve_thaw, CACHE_BACKING_TIERED, true, true, true, 0},
+    {"sync_file_range", run_serve_minimal, 0, true, true, false, RUN_SYNC_FILE_RANGE},
+    {"o_direct", run_serve_minimal, 0, true, true, false, RUN_O_DIRECT},
+    {"dontcache", run_serve_minimal, 0, true, true, false, RUN_DONTCACHE},
 };
 
 static const struct report_ratio ratios[] = {
     {"file_over_floor", "wall_s", 3, true, "file", "floor"},
     {"memfd_over_floor", "wall_s", 1.15, false, "memfd", "floor"},
+    {"tiered_over_floor", "wall_s", 1.15, false, "tiered", "floor"},
     {"file_over_memfd", "wall_s", REPORT_NO_BAR, true, "file", "memfd"},
+    {"file_over_tiered", "wall_s", REPORT_NO_BAR, true, "file", "tiered"},
     {"file_throttled_ms", "throttled_ms", 1, true, "file", ""},
     {"memfd_throttled_ms", "throttled_ms", 0, false, "memfd", ""},
+    {"tiered_throttled_ms", "throttled_ms", 0, false, "tiered", ""},
+    {"tiered_dirty_bytes", "files_dirty_bytes", 0, false, "tiered", ""},
+    {"tiered_peak_over_budget", "peak_over_budget", 1.05, false, "tiered", ""},
     {"store_p99_over_p50_file", "store_p99_over_p50", 20, true, "file", ""},
     {"store_p99_over_p50_memfd", "store_p99_over_p50", REPORT_NO_BAR, false, "memfd", ""},
+    {"store_p99_over_p50_tiered", "store_p99_over_p50", 5, false, "tiered", ""},
 };
 
 struct throttle_bench {
@@ -192,6 +202,13 @@ static void empty_device(struct throttle_bench *b)
         (void)syncfs(fd);
 }
 
+static uint64_t budget_bytes(const struct run_job *job)
+{
+    uint64_t all = job->memory_bytes + job->disk_bytes;
+
+    return MAX(round_up(all / BUDGET_PART, MIB), CACHE_BUDGET_MIN);
+}
+
 static int run_row(struct throttle_bench *b, const struct row *row, struct thaw_error *e)
 {
     struct run_job job = b->job;
@@ -200,6 +217,7 @@ static int run_row(struct throttle_bench *b, const struct row *row, struct thaw_
     job.serve = row->serve;
     job.backing = row->backing;
     job.keep = row->keep;
+    job.budget_bytes = row->bounded ? budget_bytes(&job) : 0;
     job.way = row->way;
     job.folder = row->on_device ? b->folder : NULL;
     job.device = b->device ? b->folder : NULL;
@@ -239,6 +257,18 @@ static void add_store(struct bench_report *report, const char *row, struct run_r
     report_add(report, row, "store_p99_ms", THAW, p99);
     report_add(report, row, "store_max_ms", THAW, percentile(r->store_us, n, 100));
     report_add(report, row, "store_p99_over_p50", THAW, p50 > 0 ? p99 / p50 : 0);
+}
+
+static void add_footprint(struct throttle_bench *b, const struct row *row)
+{
+    const struct run_record *r = b->record;
+    double budget = (double)budget_bytes(&b->job), over = (double)r->peak_bytes - PEAK_SLACK;
+
+    report_add(b->report, row->name, "peak_mib", THAW, MIB_OF(r->peak_bytes));
+    if (r->files_dirty_error == 0)
+        report_add(b->report, row->name, "files_dirty_bytes", THAW, (double)r->files_dirty_bytes);
+    if (row->bounded)
+        report_add(b->report, row->name, "peak_over_budget", THAW, MAX(over, 0) / budget);
 }
 
 static void add_figures(struct throttle_bench *b, const char *row)
@@ -291,9 +321,13 @@ static int run_round(struct throttle_bench *b, bool last, struct thaw_error *e)
         if (r < 0)
             return r;
         add_figures(b, rows[i].name);
+        add_footprint(b, &rows[i]);
         if (!last)
             continue;
         note_threads(b, rows[i].name);
+        if (b->record->files_dirty_error < 0)
+            report_note(b->report, "%s: dirty pages of files cannot be told: %s", rows[i].name,
+                        strerror(-b->record->files_dirty_error));
         if (b->page)
             throttle_page_lane(b->page, rows[i].name, b->record);
     }
@@ -330,7 +364,9 @@ static int prepare(struct throttle_bench *b, struct thaw_error *e)
     report_fact(b->report, "disk_mib", MIB_OF(job->disk_bytes));
     report_fact(b->report, "store_mib_per_s", store_speed / (double)MIB);
     report_fact(b->report, "device_mib_per_s", store_speed / SPEED_PART / (double)MIB);
+    report_fact(b->report, "budget_mib", MIB_OF(budget_bytes(job)));
     report_fact_text(b->report, "throttle_source", b->record->throttle.source);
+    report_fact_text(b->report, "peak_source", b->record->peak_source);
     r = open_device(b, device_bytes(job), (uint64_t)store_speed / SPEED_PART, e);
     if (r < 0)
         return r;

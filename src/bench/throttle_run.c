@@ -22,11 +22,13 @@
 #include "base/thread.h"
 #include "base/units.h"
 #include "bench/debug_files.h"
+#include "bench/footprint.h"
 #include "bench/nbd_writer.h"
 #include "bench/vm.h"
 
 #define WRITE_MAX_BYTES (1 * MIB)
 #define DROPPED_BYTES   (2 * MIB) /* of the disk that are written again and again */
+#define LOOK_MS         100       /* between two looks at what the serving process takes */
 
 uint64_t run_page_word(uint64_t page)
 {
@@ -134,20 +136,23 @@ void run_serve(const struct run_job *job, int control, struct throttle *watch)
         ;
 }
 
-[[gnu::noreturn]] static void serving_process(const struct run_job *job, int control)
+struct server {
+    pid_t pid;
+    int control; /* owned */
+    struct footprint footprint;
+};
+
+[[gnu::noreturn]] static void serving_process(const struct run_job *job, const struct server *s,
+                                              int control)
 {
     int r;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* by the only thread that the parent has */
+    footprint_join(&s->footprint);
     r = job->serve(job, control, &job->record->error);
     /* Everything is left to the end of the process. */
     _exit(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 }
-
-struct server {
-    pid_t pid;
-    int control; /* owned */
-};
 
 static int server_failed(const struct run_job *job, struct thaw_error *e)
 {
@@ -161,7 +166,7 @@ static int server_failed(const struct run_job *job, struct thaw_error *e)
 }
 
 /* One byte each way: 'r' it is ready, 'd' the guest is done, and back: the record is. */
-static int server_says(struct server *s, const struct run_job *job, struct thaw_error *e)
+static int server_says(const struct server *s, const struct run_job *job, struct thaw_error *e)
 {
     char byte;
     ssize_t n;
@@ -174,21 +179,25 @@ static int server_says(struct server *s, const struct run_job *job, struct thaw_
 
 static int server_start(struct server *s, const struct run_job *job, struct thaw_error *e)
 {
-    int pair[2];
+    int pair[2], r;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return err_errno(e, -errno, "making a socket pair");
     fflush(stdout);
+    footprint_init(&s->footprint, job->device, job->folder);
     s->pid = fork();
     if (s->pid == 0) {
         close(pair[0]);
-        serving_process(job, pair[1]);
+        serving_process(job, s, pair[1]);
     }
     close(pair[1]);
     s->control = pair[0];
     if (s->pid < 0)
         return err_errno(e, -errno, "starting a process that serves");
-    return server_says(s, job, e);
+    r = server_says(s, job, e);
+    if (r == 0)
+        footprint_idle(&s->footprint, s->pid);
+    return r;
 }
 
 static void server_finish(struct server *s)
@@ -196,6 +205,7 @@ static void server_finish(struct server *s)
     close_fd(&s->control);
     while (s->pid > 0 && waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
         ;
+    footprint_finish(&s->footprint);
 }
 
 /* --- the guest --- */
@@ -284,13 +294,18 @@ static void *write_disk(void *arg)
     return NULL;
 }
 
-/* The server's death must not leave threads in page faults that nobody answers. */
+/* The server's death must not leave threads in page faults that nobody answers. Meanwhile we look
+ * at what it takes. */
 static void wait_for_guest(struct guest *g, struct server *s)
 {
     struct pollfd p[] = {{.fd = g->done, .events = POLLIN}, {.fd = s->control, .events = POLLIN}};
 
     while (!(p[0].revents & POLLIN)) {
-        if (poll(p, ARRAY_SIZE(p), -1) < 0 || !p[1].revents)
+        int n = poll(p, ARRAY_SIZE(p), LOOK_MS);
+
+        if (n == 0)
+            footprint_look(&s->footprint);
+        if (n <= 0 || !p[1].revents)
             continue;
         close_fd(&g->vm.uffd); /* pages that are not there are zeros from now on: a failure */
         nbd_writer_break(&g->disk);
@@ -350,13 +365,18 @@ static void guest_runs(struct guest *g, struct server *s)
         record->touch_max_ns = MAX(record->touch_max_ns, touchers[i].max_ns);
 }
 
-/* The numbers of the device's own accounts, while the caches are still there. */
-static void ask_device(const struct run_job *job)
+/* What the server takes and the device's own accounts, while the caches are still there. */
+static void ask_kernel(const struct run_job *job, struct server *s)
 {
+    struct run_record *record = job->record;
     struct stat st;
 
+    record->peak_bytes = footprint_peak(&s->footprint);
+    record->peak_source = footprint_source(&s->footprint);
+    record->files_dirty_bytes = s->footprint.dirty_bytes;
+    record->files_dirty_error = s->footprint.dirty_error;
     if (job->device && stat(job->device, &st) == 0)
-        debug_files_bdi(st.st_dev, &job->record->dirty_bytes, &job->record->writeback_bytes);
+        debug_files_bdi(st.st_dev, &record->dirty_bytes, &record->writeback_bytes);
 }
 
 static int guest_and_server(const struct run_job *job, struct guest *g, struct server *s,
@@ -374,7 +394,7 @@ static int guest_and_server(const struct run_job *job, struct guest *g, struct s
     r = guest_result(g, e);
     if (r < 0)
         return job->record->error.code ? server_failed(job, e) : r;
-    ask_device(job);
+    ask_kernel(job, s);
     if (write(s->control, "d", 1) != 1)
         return server_failed(job, e);
     return server_says(s, job, e);

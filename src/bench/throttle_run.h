@@ -47,6 +47,10 @@ struct run_record {
     uint64_t touch_max_ns;                 /* the longest that the guest waited for a page */
     uint64_t write_max_ns;                 /* and for a write */
     uint64_t dirty_bytes, writeback_bytes; /* of the device, at the end */
+    uint64_t files_dirty_bytes;            /* of the files of the serving process, at most */
+    int files_dirty_error;                 /* why not that; 0 */
+    uint64_t peak_bytes; /* memory of the serving process beyond what it began with */
+    const char *peak_source;
 };
 
 /**
@@ -54,12 +58,14 @@ struct run_record {
  * @serve: makes the servers and calls run_serve() when they listen
  * @keep: false: what was fetched is dropped, and the guest writes to the same few blocks again and
  *        again
+ * @budget_bytes: of the caches' memory; 0: more than enough
  * @way: of the minimal caches, see throttle_minimal.c
  */
 struct run_job {
     int (*serve)(const struct run_job *job, int control, struct thaw_error *e);
     enum cache_backing backing;
     bool keep;
+    uint64_t budget_bytes;
     unsigned way;
 
     const char *store, *build;

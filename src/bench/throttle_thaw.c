@@ -48,6 +48,7 @@ static int open_caches(struct parts *p, const struct run_job *job, struct thaw_e
     struct cache_set_options options = {
         .backing = job->backing,
         .folder = job->folder,
+        .io = p->io,
         .budget_bytes = 2 * (job->memory_bytes + job->disk_bytes) + CACHE_BUDGET_MIN,
     };
     struct cache_set *set, *disk_set;
@@ -55,6 +56,8 @@ static int open_caches(struct parts *p, const struct run_job *job, struct thaw_e
 
     if (!job->keep)
         options.budget_bytes = CACHE_BUDGET_MIN;
+    else if (job->budget_bytes)
+        options.budget_bytes = job->budget_bytes;
     r = cache_set_create(&options, &set, e);
     if (r == 0)
         r = fetch_create(set, &p->memory_fetch, e);
@@ -74,9 +77,7 @@ static int open_build(struct parts *p, const struct run_job *job, struct thaw_er
 
     if (r < 0)
         return err_errno(e, r, "build %s", job->build);
-    r = io_engine_create(IO_KIND_AUTO, &p->io, e);
-    if (r == 0)
-        r = store_open(job->store, p->io, false, &p->below, e);
+    r = store_open(job->store, p->io, false, &p->below, e);
     if (r == 0)
         r = build_manifest_load(p->below, &id, &p->manifest, e);
     if (r < 0)
@@ -126,6 +127,8 @@ int run_serve_thaw(const struct run_job *job, int control, struct thaw_error *e)
     struct throttle *watch;
     int r = run_watch(job, served_bytes, &parts, &watch, e);
 
+    if (r == 0)
+        r = io_engine_create(IO_KIND_AUTO, &parts.io, e);
     if (r == 0)
         r = open_caches(&parts, job, e);
     if (r == 0)

@@ -103,6 +103,8 @@ static void timed_read(struct store_read *r)
     t->read = (struct store_read){
         .object = object_of(r->object)->inner,
         .buf = r->buf,
+        .iov = r->iov,
+        .iov_count = r->iov_count,
         .len_bytes = r->len_bytes,
         .offset = r->offset,
         .priority = r->priority,
@@ -138,7 +140,8 @@ int timed_store_create(struct store *inner, void (*record)(void *arg, uint64_t b
 
     if (!s)
         return -ENOMEM;
-    *s = (struct timed_store){.store = {&ops}, .inner = inner, .record = record, .arg = arg};
+    *s = (struct timed_store){
+        .store = {&ops, inner->origin}, .inner = inner, .record = record, .arg = arg};
     *ret = &s->store;
     return 0;
 }
