@@ -147,6 +147,13 @@ static void stop_thread(struct tier *t)
     thread_join(t->thread);
 }
 
+static void give_up_lock(struct tier *t)
+{
+    if (t->owned && ftruncate(t->lock, 0) < 0)
+        log_debug("%s/lock still says whose it was: %s", t->path, strerror(errno));
+    close_fd(&t->lock);
+}
+
 void tier_destroy(struct tier *t)
 {
     if (!t)
@@ -154,7 +161,7 @@ void tier_destroy(struct tier *t)
     if (t->started)
         stop_thread(t);
     assert(!t->list);
-    close_fd(&t->lock);
+    give_up_lock(t);
     close_fd(&t->files);
     pthread_cond_destroy(&t->work);
     pthread_cond_destroy(&t->rest);
@@ -198,6 +205,8 @@ static bool give_up(struct tier *t, enum tier_failing what, int r)
 
 void tier_failure(struct tier *t, enum tier_failing what, int r)
 {
+    if (r == -ENOMEM)
+        return; /* not the disk's fault */
     tier_count(&t->errors[what], 1);
     if (atomic_fetch_add_explicit(&t->in_a_row[what], 1, memory_order_relaxed) + 1 < TIER_FAILURES)
         return;

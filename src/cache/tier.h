@@ -47,7 +47,7 @@ struct tier_file;
  * struct tier_options - all zero but @io is a good choice
  * @folder: absolute or relative path, made if it is not there; NULL: the usual one (set.h)
  * @io: carries the reads; must outlive the tier
- * @max_bytes: for all files together; 0: a quarter of the file system
+ * @max_bytes: for all files together; 0: a quarter of the file system; UINT64_MAX: no bound
  * @keep_free_percent: of the file system, that thaw leaves free; 0: TIER_KEEP_FREE_PERCENT
  */
 struct tier_options {

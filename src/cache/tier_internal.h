@@ -54,7 +54,7 @@ struct tier {
     struct tier_file *list;          /* [m] mu, to change also folder_mu: what is open */
     struct tier_write *first, *last; /* [m] mu: of overlays, to be written */
     struct tier_behind *behind;      /* [m] mu: borrowed */
-    bool asking;                     /* [m] mu: it is being asked, or its granules are written */
+    struct tier_behind *asking;      /* [m] mu: it is being asked, or what it gave is written */
     struct tier_file *busy;          /* [m] mu: not to be closed now */
     struct tier_file *hand;          /* [m] mu: of the clock */
     bool sleeping;                   /* [m] mu: the thread waits for `work` */

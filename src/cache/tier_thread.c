@@ -15,29 +15,33 @@ enum job { JOB_NONE, JOB_QUIT, JOB_OVERLAY, JOB_GIVE_BACK, JOB_SUMS, JOB_BEHIND 
 
 /* --- what others ask for --- */
 
+/* Under the lock, as the tier may be destroyed as soon as the thread has done what it is woken for.
+ */
+static void rouse_locked(struct tier *t)
+{
+    if (t->sleeping)
+        pthread_cond_signal(&t->work);
+    t->sleeping = false;
+}
+
 void tier_rouse(struct tier *t)
 {
-    bool sleeping;
+    LOCK_SCOPE(&t->mu);
 
-    mutex_lock(&t->mu);
-    sleeping = t->sleeping;
-    t->sleeping = false;
-    mutex_unlock(&t->mu);
-    if (sleeping)
-        pthread_cond_signal(&t->work);
+    rouse_locked(t);
 }
 
 void tier_write(struct tier *t, struct tier_write *w)
 {
+    LOCK_SCOPE(&t->mu);
+
     w->next = NULL;
-    mutex_lock(&t->mu);
     if (t->first)
         t->last->next = w;
     else
         t->first = w;
     t->last = w;
-    mutex_unlock(&t->mu);
-    tier_rouse(t);
+    rouse_locked(t);
 }
 
 void tier_wake(struct tier *t)
@@ -54,13 +58,13 @@ void tier_room_given(struct tier *t)
 
 void tier_set_behind(struct tier *t, struct tier_behind *b)
 {
-    mutex_lock(&t->mu);
+    LOCK_SCOPE(&t->mu);
+
     t->behind = b;
-    while (t->asking)
+    while (t->asking && t->asking != b)
         pthread_cond_wait(&t->rest, &t->mu);
-    mutex_unlock(&t->mu);
-    if (b)
-        tier_wake(t);
+    atomic_store(&t->behind_ready, true);
+    rouse_locked(t);
 }
 
 /* --- what is next --- */
@@ -114,7 +118,7 @@ static enum job next_job(struct tier *t, struct tier_write **ret_w, struct tier_
     }
     if (job == JOB_BEHIND) {
         *ret_behind = t->behind;
-        t->asking = true;
+        t->asking = t->behind;
     }
     return job;
 }
@@ -163,7 +167,7 @@ static void end_asking(struct tier *t)
 {
     LOCK_SCOPE(&t->mu);
 
-    t->asking = false;
+    t->asking = NULL;
     pthread_cond_broadcast(&t->rest);
 }
 

@@ -113,7 +113,8 @@ static unsigned count_lines(const char *text)
 
 static struct tier *open_keeping(unsigned percent)
 {
-    struct tier_options options = {.folder = disk, .io = io, .keep_free_percent = percent};
+    struct tier_options options = {
+        .folder = disk, .io = io, .max_bytes = UINT64_MAX, .keep_free_percent = percent};
     struct tier *t;
 
     assert_int_equal(tier_create(&options, &t, NULL), 0);
