@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <stdalign.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,7 +42,7 @@ int tier_sums_identify(const struct tier_file *f)
     r = tier_page_decode(page, &id, NULL);
     if (r < 0)
         return r;
-    return memcmp(&id, &f->identity, sizeof(id)) == 0 ? 0 : -ESTALE;
+    return tier_identity_same(&id, &f->identity) ? 0 : -ESTALE;
 }
 
 static void take_page(struct tier_file *f, uint32_t page, const uint8_t *bytes)
@@ -116,6 +115,19 @@ static int write_page(struct tier_file *f, uint32_t page)
 }
 
 /* A page that changes while it is written is dirty again, and is written again. */
+static int write_dirty(struct tier_file *f, uint32_t page)
+{
+    int r;
+
+    tier_bit_clear(f->dirty, page);
+    r = write_identity(f);
+    if (r == 0)
+        r = write_page(f, page);
+    if (r < 0)
+        tier_bit_set(f->dirty, page);
+    return r;
+}
+
 static int write_pages(struct tier_file *f)
 {
     uint32_t pages = page_count(f);
@@ -124,13 +136,8 @@ static int write_pages(struct tier_file *f)
     for (uint32_t page = 0; r == 0 && page < pages; page++) {
         if (page % 64 == 0 && atomic_load_explicit(&f->dirty[page / 64], memory_order_relaxed) == 0)
             page += 63;
-        else if (tier_bit_clear(f->dirty, page)) {
-            r = write_identity(f);
-            if (r == 0)
-                r = write_page(f, page);
-            if (r < 0)
-                tier_bit_set(f->dirty, page);
-        }
+        else if (tier_bit(f->dirty, page))
+            r = write_dirty(f, page);
     }
     return r;
 }

@@ -43,6 +43,12 @@ int tier_identity_init(struct tier_identity *id, const struct uuid *build, const
     return 0;
 }
 
+bool tier_identity_same(const struct tier_identity *a, const struct tier_identity *b)
+{
+    return uuid_compare(&a->build, &b->build) == 0 && a->size_bytes == b->size_bytes &&
+           a->origin == b->origin && strcmp(a->name, b->name) == 0;
+}
+
 void tier_page_encode(const struct tier_identity *id, void *ret_page)
 {
     size_t len = strnlen(id->name, TIER_NAME_MAX);

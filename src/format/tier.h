@@ -10,6 +10,7 @@
  * pages after it are those of format/sums.h, in which a sum of 0 stands for none.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -37,6 +38,9 @@ struct tier_identity {
 [[gnu::warn_unused_result]] int tier_identity_init(struct tier_identity *id,
                                                    const struct uuid *build, const char *name,
                                                    uint64_t size_bytes, uint64_t origin);
+
+/** tier_identity_same() - whether they are of the same object */
+bool tier_identity_same(const struct tier_identity *a, const struct tier_identity *b);
 
 /** tier_page_encode() - write the page of @id, TIER_PAGE_BYTES bytes */
 void tier_page_encode(const struct tier_identity *id, void *ret_page);

@@ -20,7 +20,7 @@ static void try_page(const uint8_t *page)
     if (r < 0)
         return;
     FUZZ_REQUIRE(tier_identity_init(&same, &id.build, id.name, id.size_bytes, id.origin) == 0);
-    FUZZ_REQUIRE(memcmp(&same, &id, sizeof(id)) == 0);
+    FUZZ_REQUIRE(tier_identity_same(&same, &id));
     tier_page_encode(&id, again);
     FUZZ_REQUIRE(memcmp(page, again, sizeof(again)) == 0);
 }

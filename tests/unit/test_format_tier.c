@@ -71,7 +71,7 @@ static void the_longest_name_round_trips(void **state)
     assert_int_equal(tier_identity_init(&id, &build, name, 1, 2), 0);
     tier_page_encode(&id, page);
     assert_int_equal(tier_page_decode(page, &again, NULL), 0);
-    assert_memory_equal(&again, &id, sizeof(id));
+    assert_true(tier_identity_same(&again, &id));
     name[TIER_NAME_MAX] = 'n';
     assert_int_equal(tier_identity_init(&id, &build, name, 1, 2), -EINVAL);
 }
@@ -84,6 +84,22 @@ static void what_is_no_name_of_a_file_is_refused(void **state)
     assert_int_equal(tier_identity_init(&id, &build, "", 1, 2), -EINVAL);
     assert_int_equal(tier_identity_init(&id, &build, "../x", 1, 2), -EINVAL);
     assert_int_equal(id.size_bytes, 7);
+}
+
+static void what_differs_is_another_object(void **state)
+{
+    static const struct uuid other = {{0x12, 0x34, 0x56, 0x78, 0x9b}};
+    struct tier_identity id, not [4];
+
+    (void)state;
+    assert_int_equal(tier_identity_init(&id, &build, "memfile", 1, 2), 0);
+    assert_int_equal(tier_identity_init(&not [0], &other, "memfile", 1, 2), 0);
+    assert_int_equal(tier_identity_init(&not [1], &build, "memfil", 1, 2), 0);
+    assert_int_equal(tier_identity_init(&not [2], &build, "memfile", 3, 2), 0);
+    assert_int_equal(tier_identity_init(&not [3], &build, "memfile", 1, 3), 0);
+    assert_true(tier_identity_same(&id, &id));
+    for (unsigned i = 0; i < 4; i++)
+        assert_false(tier_identity_same(&id, &not [i]));
 }
 
 static void every_flipped_byte_is_seen(void **state)
@@ -140,6 +156,7 @@ int main(void)
         cmocka_unit_test(page_is_as_described),
         cmocka_unit_test(the_longest_name_round_trips),
         cmocka_unit_test(what_is_no_name_of_a_file_is_refused),
+        cmocka_unit_test(what_differs_is_another_object),
         cmocka_unit_test(every_flipped_byte_is_seen),
         cmocka_unit_test(what_does_not_hold_is_named),
     };
