@@ -11,7 +11,7 @@
  * sums of what is in there, one XXH3 a granule, in pages as in format/sums.h behind a page that
  * says whose they are (format/tier.h). A granule is there if its sum is and the file has data for
  * all of it (SEEK_DATA). Nothing else is recorded, and nothing is ever synced: after the process
- * was killed, what was written is there, but for the sums of the last few batches. After a power
+ * was killed, what was written is there, but for the sums of the last few writes. After a power
  * loss anything may be missing or wrong. So whoever reads a granule compares its sum, and nobody is
  * surprised when it differs: it is fetched from the store then. Files of overlays have no name and
  * no file of sums, and end with the process.
@@ -69,7 +69,12 @@ struct tier_options {
 [[gnu::warn_unused_result]] int tier_create(const struct tier_options *options, struct tier **ret,
                                             struct thaw_error *e);
 
-/** tier_destroy() - what is queued is dropped; all files must have been closed. NULL is allowed. */
+/**
+ * tier_destroy() - end with the write that is under way. NULL is allowed.
+ *
+ * What is queued is done with -ECANCELED. Files must have been closed, or their last done() does
+ * it.
+ */
 void tier_destroy(struct tier *t);
 
 DEFINE_CLEANUP(struct tier, tier_destroy);
@@ -78,7 +83,7 @@ DEFINE_CLEANUP(struct tier, tier_destroy);
 /** tier_writable() - whether this process has the lock, and the disk has not failed. Any thread. */
 bool tier_writable(const struct tier *t);
 
-/** tier_owner() - the process that has the lock, if it is another one; 0 if not known */
+/** tier_owner() - the process that has the lock, if it is another one; 0 if not known. Blocks. */
 int tier_owner(const struct tier *t);
 
 /* --- files --- */
@@ -97,10 +102,11 @@ struct tier_file_options {
 /**
  * tier_file_open() - the files of an object, and what is in them. Blocks; any thread.
  *
- * Files that cannot be read, or are another object's, are as good as none: they are replaced.
+ * Files that cannot be read, or are another object's, are as good as none: they are replaced. A
+ * process without the lock sees what is there now, not what comes later.
  *
- * Returns: 0, or -errno; -EROFS where there is none and none can be written. The caller can do
- * without.
+ * Returns: 0, or -errno; -EROFS where there is none and none can be written, -EBUSY if this tier
+ * has it open, -EINVAL for a name that no file can have (format/tier.h). The caller can do without.
  */
 [[gnu::warn_unused_result]] int tier_file_open(struct tier *t, const struct tier_file_options *o,
                                                struct tier_file **ret);
@@ -113,18 +119,18 @@ struct tier_file_options {
 [[gnu::warn_unused_result]] int tier_file_create(struct tier *t, uint32_t granules,
                                                  struct tier_file **ret);
 
-/** tier_file_close() - writes sums that have not been; no read or write is under way. NULL is
+/** tier_file_close() - no read or write is under way; done() of the last one may call it. NULL is
  * allowed. Blocks. */
 void tier_file_close(struct tier_file *f);
 
-/** tier_has() - whether a read of @granule is worth while. Any thread; costs a load. */
+/** tier_has() - whether a read of @granule is worth while. Any thread; costs two loads. */
 bool tier_has(const struct tier_file *f, uint32_t granule);
 
 /**
  * tier_forget() - what was read of @granule does not hold, or it is not needed any more
  *
- * Any thread; makes no system call. The room of granules of an overlay is given back by the tier's
- * thread.
+ * Any thread; makes no system call but to wake the tier's thread, which gives back the room of
+ * granules of an overlay. Of an object it counts as damage, and will not be there after a restart.
  */
 void tier_forget(struct tier_file *f, uint32_t granule);
 
@@ -141,7 +147,7 @@ uint64_t tier_file_bytes(const struct tier_file *f);
  *                   up to whole pages; changed by the engine
  * @sums: set before @done: what XXH3 (sums_of()) must give of each granule
  * @done: on an I/O thread: 0, or -errno; the struct is the caller's again. -ENODATA: one of the
- *        granules is not there any more
+ *        granules is not there any more. Of an object, what could not be read is forgotten
  *
  * The caller compares the sums, and calls tier_forget() for what does not hold.
  */
@@ -170,8 +176,9 @@ void tier_read(struct tier_read *r);
  * whole pages
  * @sums: sums_of() each granule
  * @done: on the tier's thread: 0, -ENOSPC (the disk is full, or the bounds are reached and nothing
- *        can be evicted), -EIO and the like, -ECANCELED (the tier is being destroyed, or has given
- *        up); the struct is the caller's again. Of a failed one nothing is there
+ *        can be evicted), -ECANCELED (the tier is being destroyed), -EIO and the like, which all
+ * get when the tier has given up; the struct is the caller's again. Of a failed one nothing is
+ *        there, and of what it was to replace, neither
  */
 struct tier_write {
     struct tier_file *file;
@@ -190,29 +197,39 @@ void tier_write(struct tier *t, struct tier_write *w);
 /**
  * struct tier_behind - where to get what is written when there is nothing better to do
  * @next: called on the tier's thread when no demand read of the tier is under way and nothing of an
- *        overlay is queued: fill in @w, pinned, and return true; false: there is nothing
+ *        overlay is queued: fill in @w, pinned, and return true; false: there is nothing before
+ *        tier_wake()
  *
- * Not called when the tier is not writable. What @next gave is written at once.
+ * Not called when the tier is not writable, nor after a write got -ENOSPC, before there is room.
+ * What @next gave is written at once. @w is the tier's, and lasts until its done() returns.
  */
 struct tier_behind {
     bool (*next)(struct tier_behind *self, struct tier_write *w);
 };
 
-/** tier_set_behind() - NULL: none. On return, the one before is not called any more. */
+/**
+ * tier_set_behind() - NULL: none. Not on the tier's thread.
+ *
+ * On return, the one before is not called any more, and what it gave is done.
+ */
 void tier_set_behind(struct tier *t, struct tier_behind *b);
 
-/** tier_wake() - its next() has something now. Any thread, cheap; not under a lock. */
+/** tier_wake() - next() has something now. Any thread, cheap; not under a lock that next() takes.
+ */
 void tier_wake(struct tier *t);
 
 /* --- accounts --- */
 
 /**
  * struct tier_counters
- * @bytes: in files of the folder, ours and others'; @overlay_bytes: in files of overlays
- * @read_bytes, @written_bytes: since the start
- * @evicted_bytes: by reason
- * @damaged: granules that were not what their sum says
- * @errors: reads and writes that failed, by the disk's fault
+ * @bytes: in the folder's files of objects, be they open or not; of a tier that has no lock, as
+ * they were when it was created
+ * @overlay_bytes: in files of this tier's overlays
+ * @max_bytes: for both together; 0: no bound
+ * @read_bytes, @written_bytes, @evicted_bytes: since the start
+ * @damaged: granules of objects that were not what their sum says
+ * @read_errors, @write_errors: what failed by the disk's fault
+ * @no_room: writes that got -ENOSPC
  */
 struct tier_counters {
     uint64_t bytes;
