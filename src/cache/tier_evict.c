@@ -110,10 +110,12 @@ static bool give_region(struct tier_file *f, uint32_t region)
 /* The hand goes on to the end of the file, or to a region that could be given back. */
 static bool sweep(struct tier_file *f, const struct tier_write *w)
 {
-    for (; f->clock < region_count(f); f->clock++) {
-        if (f->allocated[f->clock] == 0 || is_written_to(f, f->clock, w))
+    while (f->clock < region_count(f)) {
+        uint32_t region = f->clock++;
+
+        if (f->allocated[region] == 0 || is_written_to(f, region, w))
             continue;
-        if (!tier_bit_clear(f->used, f->clock) && give_region(f, f->clock++))
+        if (!tier_bit_clear(f->used, region) && give_region(f, region))
             return true;
     }
     f->clock = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Files of the disk tier: open, close, and which granules are there. */
+/* Files of the disk tier: open and close. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -31,31 +31,6 @@ static void file_free(struct tier_file *f)
 
 DEFINE_CLEANUP(struct tier_file, file_free);
 
-/* Address space for tables of all granules; pages of it that are never written cost nothing. */
-static int make_tables(struct tier_file *f)
-{
-    size_t granule_words = div_round_up(f->granules, 64);
-    size_t region_words = div_round_up(granule_words, 64);
-    size_t page_words = div_round_up(div_round_up(f->granules, SUMS_PER_PAGE), 64);
-    size_t words = f->granules + 2 * granule_words + region_words + page_words;
-    _Atomic(uint64_t) *at;
-
-    f->tables_bytes = words * sizeof(uint64_t);
-    f->tables = mmap(NULL, f->tables_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (f->tables == MAP_FAILED) {
-        f->tables = NULL;
-        return -ENOMEM;
-    }
-    f->allocated = f->tables;
-    at = f->tables;
-    f->present = at += granule_words;
-    f->used = at += granule_words;
-    f->dirty = at += region_words;
-    f->sums = at + page_words;
-    return 0;
-}
-
 static int file_new(struct tier *t, uint64_t size_bytes, struct tier_file **ret)
 {
     struct tier_file *f CLEANUP(cleanup_file_free) = NULL;
@@ -70,7 +45,7 @@ static int file_new(struct tier *t, uint64_t size_bytes, struct tier_file **ret)
     f->data = f->sums_file = -1;
     f->size_bytes = size_bytes;
     f->granules = (uint32_t)div_round_up(size_bytes, GRANULE_BYTES);
-    r = make_tables(f);
+    r = tier_tables_make(f);
     if (r == 0)
         *ret = TAKE_PTR(f);
     return r;
@@ -84,71 +59,6 @@ static uint64_t data_bytes(const struct tier_file *f)
 static uint64_t sums_bytes(const struct tier_file *f)
 {
     return TIER_PAGE_BYTES + sums_object_bytes(f->size_bytes);
-}
-
-/* --- the list of open files --- */
-
-bool tier_is_open(struct tier *t, const char *name)
-{
-    LOCK_SCOPE(&t->mu);
-
-    for (const struct tier_file *f = t->list; f; f = f->next) {
-        if (strcmp(f->data_name, name) == 0 || strcmp(f->sums_name, name) == 0)
-            return true;
-    }
-    return false;
-}
-
-static void enlist(struct tier_file *f)
-{
-    LOCK_SCOPE(&f->tier->mu);
-
-    f->next = f->tier->list;
-    f->tier->list = f;
-}
-
-static void set_ready(struct tier_file *f)
-{
-    LOCK_SCOPE(&f->tier->mu);
-
-    f->ready = true;
-}
-
-/* From here on the thread leaves it alone. */
-static void set_closing(struct tier_file *f)
-{
-    struct tier *t = f->tier;
-    LOCK_SCOPE(&t->mu);
-
-    f->ready = false;
-    while (t->busy == f)
-        pthread_cond_wait(&t->rest, &t->mu);
-}
-
-static void unlist(struct tier_file *f)
-{
-    struct tier *t = f->tier;
-    struct tier_file **p = &t->list;
-    LOCK_SCOPE(&t->mu);
-
-    while (*p != f)
-        p = &(*p)->next;
-    *p = f->next;
-    if (t->hand == f)
-        t->hand = f->next;
-}
-
-struct tier_file *tier_next_busy(struct tier *t, const struct tier_file *f)
-{
-    struct tier_file *next;
-    LOCK_SCOPE(&t->mu);
-
-    next = f ? f->next : t->list;
-    while (next && !next->ready)
-        next = next->next;
-    t->busy = next;
-    pthread_cond_broadcast(&t->rest);
-    return next;
 }
 
 /* --- files with a name --- */
@@ -228,46 +138,17 @@ static int open_or_make(struct tier_file *f)
         r = make_pair(f);
     }
     if (r == 0)
-        enlist(f);
+        tier_enlist(f);
     return r;
 }
 
-/* --- what is in them --- */
+/* --- open --- */
 
-/* All of the granule is in the file, and its sum is known. */
-static void find_granule(struct tier_file *f, uint32_t granule)
+/* Used now: for whoever looks for what has not been for the longest time. */
+static void touch(struct tier_file *f)
 {
-    if (atomic_load_explicit(&f->sums[granule], memory_order_relaxed) != 0)
-        tier_bit_set(f->present, granule);
-}
-
-static void find_granules(struct tier_file *f, uint64_t start, uint64_t end)
-{
-    uint32_t first = (uint32_t)(start / GRANULE_BYTES);
-    uint32_t after = (uint32_t)div_round_up(end, GRANULE_BYTES);
-
-    for (uint32_t g = first; g < after; g++) {
-        uint64_t bit = UINT64_C(1) << g % 64;
-
-        if (!(f->allocated[g / 64] & bit))
-            tier_account(f, (int64_t)tier_bytes_of(f, g, 1));
-        f->allocated[g / 64] |= bit;
-        if (start <= g * GRANULE_BYTES && end >= tier_end_of(f, g, 1))
-            find_granule(f, g);
-    }
-}
-
-/* What a write has not got to is a hole: the kernel says so until all of it is on the disk. */
-static void find_data(struct tier_file *f)
-{
-    off_t start = 0, end = 0, last = (off_t)data_bytes(f);
-
-    while (end < last && (start = lseek(f->data, end, SEEK_DATA)) >= 0) {
-        end = lseek(f->data, start, SEEK_HOLE);
-        if (end <= start)
-            return;
-        find_granules(f, (uint64_t)start, (uint64_t)MIN(end, last));
-    }
+    if (f->writable && !f->overlay)
+        futimens(f->data, NULL);
 }
 
 int tier_file_open(struct tier *t, const struct tier_file_options *o, struct tier_file **ret)
@@ -291,12 +172,11 @@ int tier_file_open(struct tier *t, const struct tier_file_options *o, struct tie
         return r;
     if (f->identified)
         tier_sums_load(f);
-    find_data(f);
+    tier_find(f);
     f->sums_bytes = tier_blocks(t, f->sums_name);
     tier_account(f, (int64_t)f->sums_bytes);
-    if (f->writable)
-        futimens(f->data, NULL); /* used now: for who looks for what was not used for long */
-    set_ready(f);
+    touch(f);
+    tier_set_ready(f);
     *ret = TAKE_PTR(f);
     tier_room_given(t); /* some of it, if there is no other */
     return 0;
@@ -342,9 +222,9 @@ int tier_file_create(struct tier *t, uint32_t granules, struct tier_file **ret)
     if (ftruncate(f->data, (off_t)data_bytes(f)) < 0)
         return -errno;
     mutex_lock(&t->folder_mu);
-    enlist(f);
+    tier_enlist(f);
     mutex_unlock(&t->folder_mu);
-    set_ready(f);
+    tier_set_ready(f);
     *ret = TAKE_PTR(f);
     return 0;
 }
@@ -366,7 +246,7 @@ static void leave_folder(struct tier_file *f)
     atomic_fetch_add_explicit(&t->shut_bytes, left, memory_order_relaxed);
     if (!f->overlay)
         atomic_store(&t->nothing_shut, false);
-    unlist(f);
+    tier_unlist(f);
 }
 
 void tier_file_close(struct tier_file *f)
@@ -376,47 +256,10 @@ void tier_file_close(struct tier_file *f)
     if (!f)
         return;
     t = f->tier;
-    set_closing(f);
-    if (!f->overlay)
-        tier_sums_write(f);
+    tier_set_closing(f);
+    tier_sums_write(f);
+    touch(f);
     leave_folder(f);
     file_free(f); /* gives back the room of an overlay */
     tier_room_given(t);
-}
-
-/* --- granules --- */
-
-bool tier_has(const struct tier_file *f, uint32_t granule)
-{
-    return granule < f->granules && tier_bit(f->present, granule) &&
-           (f->overlay || tier_given_up(f->tier, TIER_READS) == 0);
-}
-
-static void forget_of_overlay(struct tier_file *f)
-{
-    struct tier *t = f->tier;
-
-    atomic_store(&f->forgotten, true);
-    if (!atomic_exchange(&t->give_back, true))
-        tier_rouse(t);
-}
-
-void tier_forget(struct tier_file *f, uint32_t granule)
-{
-    if (granule >= f->granules || !tier_bit_clear(f->present, granule))
-        return;
-    if (f->overlay) {
-        forget_of_overlay(f);
-        return;
-    }
-    tier_count(&f->tier->damaged, 1);
-    if (f->writable) {
-        tier_bit_set(f->dirty, granule / SUMS_PER_PAGE);
-        atomic_store(&f->tier->sums_due, true);
-    }
-}
-
-uint64_t tier_file_bytes(const struct tier_file *f)
-{
-    return atomic_load_explicit(&f->bytes, memory_order_relaxed);
 }

@@ -3,9 +3,10 @@
 #define THAW_CACHE_TIER_INTERNAL_H
 
 /*
- * The parts of the disk tier: the folder and its accounts (tier.c), files (tier_file.c) and the
- * sums in them (tier_sums.c), reads and writes (tier_io.c), the thread (tier_thread.c), room
- * (tier_evict.c).
+ * The parts of the disk tier: the folder's lock and the accounts (tier.c), files (tier_file.c), the
+ * list of those that are open (tier_list.c), their granules (tier_granules.c) and sums
+ * (tier_sums.c), reads and writes (tier_io.c), the thread (tier_thread.c), room (tier_evict.c) and
+ * what is in the folder (tier_survey.c).
  *
  * A granule's bit in `present` is set after its data is in the file and its sum in memory
  * (release), and looked at before either is read (acquire). Whoever makes room clears the bit
@@ -22,15 +23,13 @@
 #include "base/thread.h"
 #include "base/units.h"
 #include "cache/tier.h"
-#include "format/sums.h"
-#include "format/tier.h"
+#include "cache/tier_files.h"
 
 #define TIER_REGION_GRANULES CHUNK_GRANULES /* given back at a time; as many as a word has bits */
 #define TIER_SUMS_EVERY      32u            /* batches, after which sums are written */
 #define TIER_LOOK_EVERY      (16 * MIB)     /* written, after which statvfs(3) is asked again */
 #define TIER_SUMS_MARGIN     (256 * KIB) /* of max_bytes, for sums that are still to be written */
 #define TIER_FAILURES        4u          /* in a row, after which the disk is given up */
-#define TIER_FILE_NAME_BYTES 256
 
 static_assert(TIER_REGION_GRANULES == 64, "a region is a word of bits");
 
@@ -83,73 +82,6 @@ struct tier {
     bool idle_priority;
 };
 
-struct tier_file {
-    struct tier *tier; /* borrowed */
-    struct tier_file *next;
-    bool ready;   /* [m] mu: the thread may work on it */
-    bool overlay; /* has no name and no file of sums */
-    bool writable;
-    bool identified; /* [t] its page is in the file of sums */
-    int data;        /* owned */
-    int sums_file;   /* owned; -1: none */
-    uint32_t granules;
-    uint64_t size_bytes;
-    struct tier_identity identity;
-    char data_name[TIER_FILE_NAME_BYTES], sums_name[TIER_FILE_NAME_BYTES];
-
-    void *tables; /* owned: all that follows, zeros at first; costs memory where it is used */
-    size_t tables_bytes;
-    _Atomic(uint64_t) *sums;    /* [a] one for each granule */
-    _Atomic(uint64_t) *present; /* [a] a bit for each granule */
-    _Atomic(uint64_t) *used;  /* [a] relaxed: a bit for each region: read since the clock passed */
-    _Atomic(uint64_t) *dirty; /* [a] a bit for each page of sums: newer than in the file */
-    uint64_t *allocated;      /* [t] a bit for each granule: something of it is in the file */
-    uint32_t clock;           /* [t] the region to look at next, when there is no room */
-    _Atomic(uint64_t) bytes;  /* [a] relaxed: allocated, and the file of sums */
-    uint64_t sums_bytes;      /* [t] of these, the latter */
-    _Atomic(bool) forgotten;  /* [a] of an overlay: some of `allocated` is not present */
-};
-
-/* --- tables --- */
-
-static inline bool tier_bit(const _Atomic(uint64_t) *bits, uint32_t i)
-{
-    return atomic_load_explicit(&bits[i / 64], memory_order_acquire) >> i % 64 & 1;
-}
-
-/** tier_bit_set() - returns whether it was set before */
-static inline bool tier_bit_set(_Atomic(uint64_t) *bits, uint32_t i)
-{
-    uint64_t bit = UINT64_C(1) << i % 64;
-
-    return (atomic_fetch_or_explicit(&bits[i / 64], bit, memory_order_acq_rel) & bit) != 0;
-}
-
-/** tier_bit_clear() - returns whether it was set before */
-static inline bool tier_bit_clear(_Atomic(uint64_t) *bits, uint32_t i)
-{
-    uint64_t bit = UINT64_C(1) << i % 64;
-
-    return (atomic_fetch_and_explicit(&bits[i / 64], ~bit, memory_order_acq_rel) & bit) != 0;
-}
-
-static inline void tier_count(_Atomic(uint64_t) *counter, uint64_t n)
-{
-    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-/** tier_end_of() - where the @count granules from @first on end in the file */
-static inline uint64_t tier_end_of(const struct tier_file *f, uint32_t first, uint32_t count)
-{
-    return MIN((first + (uint64_t)count) * GRANULE_BYTES, round_up(f->size_bytes, PAGE_BYTES));
-}
-
-/** tier_bytes_of() - what they take there */
-static inline uint64_t tier_bytes_of(const struct tier_file *f, uint32_t first, uint32_t count)
-{
-    return tier_end_of(f, first, count) - first * GRANULE_BYTES;
-}
-
 /* --- tier.c --- */
 
 /** tier_given_up() - 0, or why nothing is read or written any more: -errno */
@@ -169,32 +101,6 @@ void tier_room_given(struct tier *t);
 
 /** tier_account() - @f has @bytes more in its file, or less, than it had. Thread or owner of @f. */
 void tier_account(struct tier_file *f, int64_t bytes);
-
-/* --- tier_file.c --- */
-
-/**
- * tier_next_busy() - the file after @f that is open; if that is NULL, the first one. Thread only.
- *
- * It is busy instead of @f, which is not to be used any more. To be called until it returns NULL.
- */
-struct tier_file *tier_next_busy(struct tier *t, const struct tier_file *f);
-
-/** tier_is_open() - whether a file of that name is. Under folder_mu, if that is to last. */
-bool tier_is_open(struct tier *t, const char *name);
-
-/* --- tier_sums.c --- */
-
-/** tier_sums_identify() - whether @f->sums_file is of the object that @f says: 0 or -errno */
-[[gnu::warn_unused_result]] int tier_sums_identify(const struct tier_file *f);
-
-/** tier_sums_load() - read those that are there */
-void tier_sums_load(struct tier_file *f);
-
-/** tier_sums_write() - those of @f that are newer than in its file. Thread, or the closer. */
-void tier_sums_write(struct tier_file *f);
-
-/** tier_sums_write_all() - of all files. Thread only. */
-void tier_sums_write_all(struct tier *t);
 
 /* --- tier_io.c --- */
 

@@ -18,10 +18,10 @@ static void demand_over(struct tier *t)
 }
 
 /* What did not come will not come another time, either. Only an overlay has nothing else. */
-static void forget_run(struct tier_read *r)
+static void drop_run(struct tier_read *r)
 {
     for (uint32_t i = 0; i < r->count && !r->file->overlay; i++)
-        tier_forget(r->file, r->first + i);
+        tier_drop(r->file, r->first + i);
 }
 
 static int read_result(struct tier_read *r, ssize_t result)
@@ -30,13 +30,13 @@ static int read_result(struct tier_read *r, ssize_t result)
 
     if (result < 0) {
         tier_failure(t, TIER_READS, (int)result);
-        forget_run(r);
+        drop_run(r);
         return (int)result;
     }
     tier_succeeded(t, TIER_READS);
     tier_count(&t->read_bytes, (uint64_t)result);
     if ((uint64_t)result < tier_bytes_of(r->file, r->first, r->count)) {
-        forget_run(r); /* somebody has truncated the file */
+        drop_run(r); /* somebody has truncated the file */
         return -ENODATA;
     }
     for (uint32_t i = 0; i < r->count; i++) {

@@ -46,7 +46,8 @@ void tier_write(struct tier *t, struct tier_write *w)
 
 void tier_wake(struct tier *t)
 {
-    if (!atomic_exchange(&t->behind_ready, true))
+    /* Whoever sees it set comes before the thread clears it, and asks. */
+    if (!atomic_load(&t->behind_ready) && !atomic_exchange(&t->behind_ready, true))
         tier_rouse(t);
 }
 

@@ -268,6 +268,7 @@ static void a_file_that_is_cut_off_has_no_data(void **state)
     assert_false(tier_has(o.file, 12)); /* asked for once is enough */
     assert_int_equal(count_good(o.file, SIZE, 1, 0, HEAD), 10);
     assert_int_equal(tier_counters(o.tier).read_errors, 0);
+    assert_int_equal(tier_counters(o.tier).damaged, 0);
     close_all(&o);
 }
 
