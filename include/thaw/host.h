@@ -60,12 +60,26 @@ void thaw_host_close(struct thaw_host *h);
  */
 int thaw_host_fd(const struct thaw_host *h);
 
-/** thaw_host_handle() - take in flags that have changed; applies to sandboxes resumed from now on
- */
+/** thaw_host_handle() - take in flags that have changed; the memory budget changes at once, the
+ * rest applies to sandboxes resumed from now on */
 void thaw_host_handle(struct thaw_host *h);
 
 /** thaw_host_reload() - read the file of flags again, as on SIGHUP */
 void thaw_host_reload(struct thaw_host *h);
+
+/**
+ * thaw_host_set_memory_budget() - another memory budget from now on
+ * @bytes: as thaw_host_options.memory_budget; 0: the one that it was opened with
+ *
+ * If it is lower, backing tiered gives memory back before this returns, but for what is in use or
+ * dirty; memfd throws nothing away, and keeps nothing more. While the feature flag memory-budget is
+ * set, that holds, and this is for when it is not any more. The options' warn is told, once, when
+ * the budget is more than the memory cgroups leave. Called by the thread that handles the host; it
+ * may block.
+ *
+ * Returns: 0, or -EINVAL if it is less than 8 MiB: nothing has changed then.
+ */
+int thaw_host_set_memory_budget(struct thaw_host *h, uint64_t bytes, struct thaw_error *e);
 
 #define THAW_SOURCE_BYTES 320
 

@@ -12,4 +12,12 @@ const struct flag_decl flag_decls[FLAG_COUNT] = {
             .type = FLAG_BOOL,
             .run_time = true,
         },
+    [FLAG_MEMORY_BUDGET] =
+        {
+            .name = "memory-budget",
+            .help = "how much memory the caches may take; 0: as when thaw was started",
+            .initial.bytes = 0,
+            .type = FLAG_SIZE,
+            .run_time = true,
+        },
 };

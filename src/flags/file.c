@@ -33,9 +33,23 @@
 
 /* Values. */
 
+/* A string, as people write it, or a number of bytes. */
+static int convert_size(const struct flag_decl *d, const struct flagd_flag *from,
+                        union flag_value *ret)
+{
+    if (from->type == FLAGD_STRING)
+        return flag_parse_value(d, from->string, ret, NULL);
+    if (from->type != FLAGD_INT || from->integer < 0)
+        return -EINVAL;
+    ret->bytes = (uint64_t)from->integer;
+    return 0;
+}
+
 /* 0 and @ret when the file gives this flag a value that it can take */
 static int convert(const struct flag_decl *d, const struct flagd_flag *from, union flag_value *ret)
 {
+    if (d->type == FLAG_SIZE)
+        return convert_size(d, from, ret);
     if (d->type == FLAG_BOOL && from->type == FLAGD_BOOL)
         ret->boolean = from->boolean;
     else if (d->type == FLAG_INT && from->type == FLAGD_INT)
@@ -64,6 +78,12 @@ static void refuse_type(struct flags *f, size_t id, const struct flagd_flag *fro
 
     if (from->type == FLAGD_STRING && f->decls[id].type == FLAG_STRING)
         snprintf(what, sizeof(what), "its value has more than %d bytes", FLAG_STRING_MAX);
+    else if (f->decls[id].type == FLAG_SIZE && from->type == FLAGD_STRING)
+        snprintf(what, sizeof(what), "its value is \"%.32s\", but must be %s", from->string,
+                 flag_type_text(FLAG_SIZE));
+    else if (f->decls[id].type == FLAG_SIZE && from->type == FLAGD_INT)
+        snprintf(what, sizeof(what), "its value is negative, but must be %s",
+                 flag_type_text(FLAG_SIZE));
     else
         snprintf(what, sizeof(what), "its value is %s, but must be %s", flagd_type_name(from->type),
                  flag_type_text(f->decls[id].type));

@@ -36,6 +36,8 @@ bool flags_same(const struct flag_decl *d, union flag_value a, union flag_value 
         return a.boolean == b.boolean;
     case FLAG_INT:
         return a.integer == b.integer;
+    case FLAG_SIZE:
+        return a.bytes == b.bytes;
     default:
         return strcmp(a.string, b.string) == 0;
     }
@@ -51,6 +53,9 @@ const char *flags_format(const struct flag_decl *d, union flag_value value,
     case FLAG_INT:
         snprintf(ret, FLAG_VALUE_BYTES, "%" PRId64, value.integer);
         break;
+    case FLAG_SIZE:
+        snprintf(ret, FLAG_VALUE_BYTES, "%" PRIu64, value.bytes);
+        break;
     default:
         snprintf(ret, FLAG_VALUE_BYTES, "%s", value.string);
     }
@@ -64,6 +69,8 @@ static uint64_t to_word(const struct flag_decl *d, union flag_value value)
         return value.boolean;
     case FLAG_INT:
         return (uint64_t)value.integer;
+    case FLAG_SIZE:
+        return value.bytes;
     default:
         return (uintptr_t)value.string;
     }
@@ -227,6 +234,11 @@ int64_t flags_int(const struct flags *f, size_t id)
 const char *flags_string(const struct flags *f, size_t id)
 {
     return (const char *)(uintptr_t)read_word(f, id, FLAG_STRING);
+}
+
+uint64_t flags_size(const struct flags *f, size_t id)
+{
+    return read_word(f, id, FLAG_SIZE);
 }
 
 static const char *origin(const struct flags *f, enum flag_source source)

@@ -17,9 +17,9 @@
 #include "base/error.h"
 
 /* One for each line of the table in decls.c, in its order. */
-enum flag_id { FLAG_LOCAL_CACHE_MEMFD, FLAG_COUNT };
+enum flag_id { FLAG_LOCAL_CACHE_MEMFD, FLAG_MEMORY_BUDGET, FLAG_COUNT };
 
-enum flag_type { FLAG_BOOL, FLAG_INT, FLAG_STRING };
+enum flag_type { FLAG_BOOL, FLAG_INT, FLAG_STRING, FLAG_SIZE };
 
 /* Where a value comes from, the weakest first: the strongest that has one wins. */
 enum flag_source { FLAG_FROM_DEFAULT, FLAG_FROM_FILE, FLAG_FROM_ENVIRONMENT, FLAG_FROM_OPTION };
@@ -35,6 +35,7 @@ union flag_value {
     bool boolean;
     int64_t integer;
     const char *string; /* never NULL */
+    uint64_t bytes;     /* of a FLAG_SIZE; 0 is also written as an empty string */
 };
 
 struct flag_decl {
@@ -119,6 +120,9 @@ int64_t flags_int(const struct flags *f, size_t id);
 
 /** flags_string() - the value of a FLAG_STRING now, valid until flags_close(). Any thread. */
 const char *flags_string(const struct flags *f, size_t id);
+
+/** flags_size() - the value of a FLAG_SIZE now. Any thread. */
+uint64_t flags_size(const struct flags *f, size_t id);
 
 /**
  * struct flag_report - one value and where it comes from, taken together

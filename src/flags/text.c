@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/size.h"
 #include "base/units.h"
 #include "flags/internal.h"
 
@@ -50,12 +51,23 @@ static int parse_string(const char *text, union flag_value *ret)
     return 0;
 }
 
+static int parse_size(const char *text, union flag_value *ret)
+{
+    uint64_t bytes = 0;
+
+    if (text[0] != '\0' && size_parse(text, &bytes) < 0)
+        return -EINVAL;
+    ret->bytes = bytes;
+    return 0;
+}
+
 const char *flag_type_text(enum flag_type type)
 {
     static const char *const texts[] = {
         [FLAG_BOOL] = "true or false",
         [FLAG_INT] = "an integer",
         [FLAG_STRING] = "a string of at most 255 bytes",
+        [FLAG_SIZE] = "a size such as 512M, or a number of bytes",
     };
 
     return texts[type];
@@ -68,6 +80,7 @@ int flag_parse_value(const struct flag_decl *d, const char *text, union flag_val
         [FLAG_BOOL] = parse_bool,
         [FLAG_INT] = parse_int,
         [FLAG_STRING] = parse_string,
+        [FLAG_SIZE] = parse_size,
     };
 
     if (parse[d->type](text, ret) == 0)

@@ -90,6 +90,8 @@ static int set_up(struct thaw_host *h, const struct thaw_host_options *o, struct
 
     if (r == 0)
         r = open_flags(h, o, e);
+    if (r == 0)
+        host_budget_follow(h);
     io_at_thread_start(metrics_thread_begin);
     if (r == 0)
         r = io_engine_create(IO_KIND_AUTO, &h->io, e);
@@ -246,11 +248,13 @@ int thaw_host_fd(const struct thaw_host *h)
 void thaw_host_handle(struct thaw_host *h)
 {
     flags_handle(h->flags);
+    host_budget_follow(h);
 }
 
 void thaw_host_reload(struct thaw_host *h)
 {
     flags_reload(h->flags);
+    host_budget_follow(h);
 }
 
 static void tier_info(const struct tier *t, struct thaw_host_info *ret)

@@ -37,7 +37,11 @@ struct thaw_host {
     struct host_metrics *watches;
     struct host_pressure *pressure; /* NULL: nobody tells, or there is nothing to give back */
     char *folder;                   /* for files; NULL: the usual one */
-    uint64_t budget;                /* as it was given, or found to be right, at the start */
+    uint64_t budget;                /* of memory: what holds */
+    uint64_t start_budget;          /* as it was given, or found to be right, at the start */
+    uint64_t asked_budget;          /* since then; 0: as at the start */
+    uint64_t refused_budget;        /* what the flag said that cannot be; 0: nothing */
+    bool told_of_cgroup;            /* that it is more than that leaves */
     uint64_t disk_budget;           /* 0: the usual one */
     bool no_disk;
     void (*warn)(void *arg, const char *text); /* may be NULL */
@@ -65,5 +69,9 @@ enum cache_backing host_backing(struct thaw_host *h, char source[THAW_SOURCE_BYT
 /** host_budget_init() - the budget to start with: as given, or the usual one; tells if it is more
  * than the memory cgroups leave */
 void host_budget_init(struct thaw_host *h, const struct thaw_host_options *o);
+
+/** host_budget_follow() - do as the flag says, after it may have changed; tells if that cannot be
+ */
+void host_budget_follow(struct thaw_host *h);
 
 #endif

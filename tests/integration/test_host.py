@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import sys
+import time
+import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 # pylint: disable=wrong-import-position
-from thawtest import check, check_between, check_equal, check_in, main, skip
+from thawtest import check, check_between, check_equal, check_in, fail, fd_links, main, skip
 
 MIB = 1 << 20
 
@@ -137,6 +139,65 @@ def an_image_of_eight_budgets(case):
         check(result["cache"]["charged"] <= 64 * MIB, f"more than the budget: {result['cache']}")
 
 
+def pool_bytes(thaw):
+    """The memory of the pool of a process, as the kernel counts it."""
+    for number, link in fd_links(thaw.pid).items():
+        if link.startswith("/memfd:thaw:pool"):
+            return os.stat(f"/proc/{thaw.pid}/fd/{number}").st_blocks * 512
+    return fail("thaw has no pool")
+
+
+def budget_of(thaw):
+    """The budget that thaw says it has, in its metrics."""
+    with urllib.request.urlopen(f"http://{thaw.info['metrics']}/metrics", timeout=60) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("thaw_cache_budget_bytes "):
+                return float(line.split()[1])
+    return fail("there is no metric of the budget")
+
+
+def wait_for(condition, what):
+    until = time.monotonic() + 60
+    while not condition():
+        check(time.monotonic() < until, f"after a minute: {what}")
+        time.sleep(0.01)
+
+
+def write_budget(path, value):
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        json.dump({"flags": {"memory-budget": {
+            "state": "ENABLED", "variants": {"a": value}, "defaultVariant": "a"}}}, f)
+    os.rename(path + ".new", path)
+
+
+def the_budget_changes_at_run_time(case):
+    """By the flag, while the image is served; what makes no sense changes nothing, and is told."""
+    image = case.image("memory", "64M", kind="random")
+    flags = case.path("flags.json")
+    write_budget(flags, "48M")
+    thaw = case.resume(case.create(image), "--memory-budget", "32M", "--cache-backing", "tiered",
+                       "--cache", case.path("cache"), "--accept", "3", "--flags", flags,
+                       "--metrics", "127.0.0.1:0")
+    check_equal(thaw.info["memory_budget"], 48 * MIB, "the budget that the flag has set")
+    touch_all(case, thaw, image)
+    # A host that is short of memory may have got some of it back already.
+    check_between(pool_bytes(thaw), 17 * MIB, 48 * MIB, "memory of the pool")
+    write_budget(flags, 16 * MIB)
+    wait_for(lambda: pool_bytes(thaw) <= 16 * MIB, "the pool is as large as before")
+    for value, told in (("lots", '"lots"'), (4096, "too small"), (True, "is true or false")):
+        write_budget(flags, value)
+        wait_for(lambda text=told: text in thaw.stderr(), f"nothing is told of {value}")
+    touch_all(case, thaw, image)
+    check_between(pool_bytes(thaw), 8 * MIB, 16 * MIB, "memory of the pool after garbage")
+    write_budget(flags, 0)
+    wait_for(lambda: budget_of(thaw) == 32 * MIB, "the budget is not that of the start")
+    random = ("--threads", "4", "--pages", "8192")
+    case.run("memory_client", "--socket", thaw.info["memory_socket"], "--image", image, *random)
+    result = thaw.expect_exit(0).result()
+    check_equal(result["cache"]["budget"], 32 * MIB, "the budget at the end")
+    check_equal(result["pages"]["failed"], 0, "pages that could not be served")
+
+
 def memory_cgroup(case, limit):
     """A memory cgroup with a limit, below our own; gone at the end."""
     groups = {}
@@ -227,4 +288,4 @@ if __name__ == "__main__":
     assert sys.argv.pop(1) == "host"
     main(all_backings_serve, the_flag_beats_the_option, flags_change_at_run_time,
          wrong_options_are_told, a_spent_budget_serves_all_the_same, an_image_of_eight_budgets,
-         the_cgroup_bounds_the_budget,          iterations, iterations_end_early)
+         the_cgroup_bounds_the_budget, the_budget_changes_at_run_time,          iterations, iterations_end_early)

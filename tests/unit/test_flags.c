@@ -19,13 +19,14 @@
 #include "unit.h"
 
 /* The flags of most tests: one of each type, and one that is read at the start only. */
-enum { SWITCH, NUMBER, TEXT, FIXED, TABLE_COUNT };
+enum { SWITCH, NUMBER, TEXT, FIXED, SIZE, TABLE_COUNT };
 
 static const struct flag_decl table[TABLE_COUNT] = {
     [SWITCH] = {"test-switch", "a switch", {.boolean = false}, FLAG_BOOL, true},
     [NUMBER] = {"test-number", "a number", {.integer = 7}, FLAG_INT, true},
     [TEXT] = {"test-text", "a text", {.string = "plain"}, FLAG_STRING, true},
     [FIXED] = {"test-fixed", "a number that is read once", {.integer = 1}, FLAG_INT, false},
+    [SIZE] = {"test-size", "a size", {.bytes = 4096}, FLAG_SIZE, true},
 };
 
 struct fixture {
@@ -333,6 +334,50 @@ static void test_file_entries(void **state)
     assert_silent(fx);
 }
 
+/* A size is a string as people write it, or a number of bytes; an empty one is 0. */
+static void test_sizes(void **state)
+{
+    static const struct {
+        const char *text; /* JSON */
+        uint64_t bytes;   /* 0: refused, which the warning says with @why */
+        const char *why;
+    } cases[] = {
+        {"\"512M\"", 512 * MIB, NULL},     {"1048576", MIB, NULL},
+        {"\"lots\"", 0, "\"lots\""},       {"-1", 0, "negative"},
+        {"\"-1\"", 0, "a size such as"},   {"true", 0, "a size such as"},
+        {"\"99999999999T\"", 0, "a size"}, {"1.5", 0, "a size such as"},
+        {"\"64k\"", 64 * KIB, NULL},
+    };
+    static const char *const options[] = {"test-size=2G", NULL};
+    struct fixture *fx = *state;
+    uint64_t now = 4096;
+
+    write_file(fx->path, "{\"flags\": {}}");
+    open_all(fx, fx->path, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char text[256];
+
+        snprintf(text, sizeof(text),
+                 "{\"flags\": {\"test-size\": {\"state\": \"ENABLED\", \"variants\": "
+                 "{\"a\": %s}, \"defaultVariant\": \"a\"}}}",
+                 cases[i].text);
+        write_file(fx->path, text);
+        flags_reload(fx->flags);
+        if (cases[i].bytes)
+            now = cases[i].bytes;
+        else
+            assert_warned(fx, "flag test-size", cases[i].why);
+        assert_int_equal(flags_size(fx->flags, SIZE), now);
+        assert_silent(fx);
+    }
+    assert_int_equal(flags_set(fx->flags, "test-size=", NULL), 0);
+    assert_int_equal(flags_size(fx->flags, SIZE), 0);
+    assert_int_equal(flags_set(fx->flags, "test-size=1X", NULL), -EINVAL);
+    flags_close(fx->flags);
+    open_all(fx, NULL, options);
+    assert_origin(fx, SIZE, FLAG_FROM_OPTION, "2147483648", "option");
+}
+
 static void test_targeting(void **state)
 {
     struct fixture *fx = *state;
@@ -623,16 +668,18 @@ static const char *manual_path;
 
 static void manual_line(const struct flag_decl *d, char *ret, size_t len)
 {
-    static const char *const types[] = {"boolean", "integer", "string"};
+    static const char *const types[] = {"boolean", "integer", "string", "size"};
     char value[32];
 
     if (d->type == FLAG_INT)
         snprintf(value, sizeof(value), "%" PRId64, d->initial.integer);
+    if (d->type == FLAG_SIZE)
+        snprintf(value, sizeof(value), "%" PRIu64, d->initial.bytes);
     snprintf(ret, len, "\n*%s* (%s, default _%s_%s)\n", d->name, types[d->type],
-             d->type == FLAG_INT      ? value
-             : d->type == FLAG_STRING ? d->initial.string
-             : d->initial.boolean     ? "true"
-                                      : "false",
+             d->type == FLAG_INT || d->type == FLAG_SIZE ? value
+             : d->type == FLAG_STRING                    ? d->initial.string
+             : d->initial.boolean                        ? "true"
+                                                         : "false",
              d->run_time ? ", at run time" : "");
 }
 
@@ -665,15 +712,25 @@ int main(int argc, char **argv)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_defaults),     CASE(test_thaws_own),
-        CASE(test_precedence),   CASE(test_bad_options),
-        CASE(test_environment),  CASE(test_file_entries),
-        CASE(test_targeting),    CASE(test_read_once),
-        CASE(test_events),       CASE(test_garbage),
-        CASE(test_half_written), CASE(test_config_map),
-        CASE(test_moved_in),     CASE(test_start_without_file),
-        CASE(test_unreadable),   CASE(test_folder_replaced),
-        CASE(test_races),        cmocka_unit_test(test_manual),
+        CASE(test_defaults),
+        CASE(test_thaws_own),
+        CASE(test_precedence),
+        CASE(test_bad_options),
+        CASE(test_environment),
+        CASE(test_file_entries),
+        CASE(test_targeting),
+        CASE(test_read_once),
+        CASE(test_events),
+        CASE(test_garbage),
+        CASE(test_half_written),
+        CASE(test_config_map),
+        CASE(test_moved_in),
+        CASE(test_start_without_file),
+        CASE(test_unreadable),
+        CASE(test_folder_replaced),
+        CASE(test_sizes),
+        CASE(test_races),
+        cmocka_unit_test(test_manual),
     };
 
     manual_path = argc > 1 ? argv[1] : NULL;
