@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
-#include "cache/tiered.h"
+#include "cache/segments.h"
 
 /* Zeroed memory that costs nothing until it is touched: 16 TiB have 2^28 words. */
 static int table_create(size_t bytes, void **ret)
@@ -80,8 +80,10 @@ static int create(struct cache_set *set, enum cache_kind kind, const struct cach
     c->kind = kind;
     c->size_bytes = o->size_bytes;
     c->granules = (uint32_t)div_round_up(o->size_bytes, GRANULE_BYTES);
-    if (kind == CACHE_KIND_OVERLAY)
+    if (kind == CACHE_KIND_OVERLAY) {
         c->blocks = (uint32_t)div_round_up(o->size_bytes, PAGE_BYTES);
+        atomic_fetch_add_explicit(&set->overlays, 1, memory_order_relaxed); /* until it is closed */
+    }
     r = cache_init(c, o);
     if (r < 0)
         return err_errno(e, r, "making the cache of %s (backing %s)", o->object,
@@ -180,6 +182,8 @@ int cache_close(struct cache *c)
         granules_close(c);
     memory_finish(&c->memory);
     cache_discharge_all(c);
+    if (c->kind == CACHE_KIND_OVERLAY)
+        atomic_fetch_sub_explicit(&c->set->overlays, 1, memory_order_relaxed);
     return 0;
 }
 
@@ -209,7 +213,7 @@ int64_t cache_allocated_bytes(struct cache *c)
     if (!c->memory.pool)
         r = memory_allocated_bytes(&c->memory);
     else if (c->kind == CACHE_KIND_OVERLAY)
-        r = tiered_log_bytes(&c->memory);
+        r = log_bytes(&c->memory);
     else
         r = (int64_t)atomic_load_explicit(&c->kept_bytes, memory_order_relaxed);
     cache_leave(c);

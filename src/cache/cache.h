@@ -139,6 +139,9 @@ enum cache_state cache_state(const struct cache *c, uint32_t granule);
  */
 struct cache_hold cache_publish(struct cache *c, uint32_t granule);
 
+/** cache_unreserve() - take back a reservation in a pool: the room is @room's again */
+void cache_unreserve(struct cache *c, uint32_t granule, struct cache_room *room);
+
 /** cache_abandon() - could not be filled: absent again, without memory. Not under a lock. */
 void cache_abandon(struct cache *c, uint32_t granule);
 

@@ -15,12 +15,14 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cache/spill_internal.h"
 #include "format/page_set.h"
 
 #define BUFFER_BYTES (4 * MIB)
@@ -31,6 +33,8 @@ struct exporter {
     char *buffer;                 /* owned: BUFFER_BYTES, aligned for O_DIRECT */
     size_t filled;
     uint64_t written;
+    char *spilled;    /* owned: a granule that was spilled, to copy its blocks from; may be NULL */
+    uint32_t granule; /* which one */
     int fd;     /* owned: the temporary file; -1 once it has been given up */
     int dir_fd; /* borrowed */
     const char *name;
@@ -46,6 +50,7 @@ static void exporter_finish(struct exporter *x)
         unlinkat(x->dir_fd, x->temporary, 0);
     close_fd(&x->fd);
     free(x->buffer);
+    free(x->spilled);
     page_set_finish(&x->dirty);
     page_set_finish(&x->empty);
 }
@@ -125,19 +130,64 @@ static int clone_data(struct exporter *x, uint32_t block, uint32_t end)
     return err_errno(x->e, -errno, "sharing blocks with %s", x->name);
 }
 
+static int load_spilled(struct exporter *x, uint32_t granule)
+{
+    int r;
+
+    if (x->spilled && x->granule == granule)
+        return 0;
+    if (!x->spilled)
+        x->spilled = aligned_alloc(PAGE_BYTES, GRANULE_BYTES);
+    if (!x->spilled)
+        return -ENOMEM;
+    x->granule = UINT32_MAX;
+    r = spill_load(log_spill(&x->cache->memory), granule, x->spilled);
+    if (r == 0)
+        x->granule = granule;
+    return r;
+}
+
+/* As many as lie in one place of @len bytes of dirty blocks from @off on; returns how many. */
+static ssize_t read_some(struct exporter *x, uint64_t off, char *to, size_t len)
+{
+    const struct memory *m = &x->cache->memory;
+    struct cache_spilled at;
+    uint32_t place;
+    uint64_t n;
+    int r;
+
+    if (!m->pool) {
+        r = memory_read(m, off, to, len);
+        return r < 0 ? r : (ssize_t)len;
+    }
+    place = tiered_run(m, off, len, &n);
+    if (place == 0)
+        return -EBUSY; /* just now the owner has zeroed it */
+    if (!(place & PLACE_SPILLED)) {
+        r = memory_copy(m->view + (place - 1) * PAGE_BYTES, to, n);
+        return r < 0 ? r : (ssize_t)n;
+    }
+    at = spilled_at(place, off);
+    n = MIN(n, GRANULE_BYTES - at.offset);
+    r = load_spilled(x, at.granule);
+    if (r == 0)
+        memcpy(to, x->spilled + at.offset, n);
+    return r < 0 ? r : (ssize_t)n;
+}
+
 /* Dirty blocks [block, end), of which the last one counts as whole. */
 static int copy_data(struct exporter *x, uint32_t block, uint32_t end)
 {
     int r = 0;
 
     while (block < end && r == 0) {
-        size_t n = MIN((end - block) * PAGE_BYTES, BUFFER_BYTES - x->filled);
+        size_t room = MIN((end - block) * PAGE_BYTES, BUFFER_BYTES - x->filled);
+        ssize_t n = read_some(x, block * PAGE_BYTES, x->buffer + x->filled, room);
 
-        r = memory_read(&x->cache->memory, block * PAGE_BYTES, x->buffer + x->filled, n);
-        if (r < 0)
-            return err_errno(x->e, r, "reading block %u of %s", block, x->name);
-        x->filled += n;
-        block += (uint32_t)(n / PAGE_BYTES);
+        if (n < 0)
+            return err_errno(x->e, (int)n, "reading block %u of %s", block, x->name);
+        x->filled += (size_t)n;
+        block += (uint32_t)((size_t)n / PAGE_BYTES);
         if (x->filled == BUFFER_BYTES)
             r = flush(x);
     }

@@ -111,6 +111,19 @@ int cache_reserve(struct cache *c, uint32_t granule, struct cache_room *room, vo
     return 0;
 }
 
+static void leave_filling(struct cache *c, uint32_t granule, uint32_t word);
+
+void cache_unreserve(struct cache *c, uint32_t granule, struct cache_room *room)
+{
+    uint32_t slot = tiered_slot(&c->memory, granule);
+
+    pool_link(c->memory.pool, slot, room->granules > 0 ? room->slot : POOL_NONE);
+    room->slot = slot;
+    room->granules++;
+    release(c, granule, false);
+    leave_filling(c, granule, WORD_ABSENT);
+}
+
 static bool is_passing(const struct cache *c, uint32_t granule)
 {
     return atomic_load_explicit(&c->words[granule], memory_order_relaxed) & WORD_PASSING;
@@ -171,6 +184,35 @@ void cache_abandon(struct cache *c, uint32_t granule)
     give_back(c, granule);
     if (passing)
         passing_put(set, 1);
+}
+
+bool granule_claim(struct cache *c, uint32_t granule)
+{
+    uint32_t word = WORD_ABSENT;
+
+    if (cache_enter(c) < 0)
+        return false;
+    if (pool_drop(c->memory.pool, c, granule) &&
+        atomic_compare_exchange_strong_explicit(&c->words[granule], &word, WORD_FILLING,
+                                                memory_order_acquire, memory_order_relaxed))
+        return true;
+    cache_leave(c);
+    return false;
+}
+
+void granule_keep(struct cache *c, uint32_t granule, uint32_t slot)
+{
+    uint64_t bytes = account_bytes(c, granule);
+
+    (void)tiered_set_slot(&c->memory, granule, slot);
+    set_count(&c->kept_bytes, (int64_t)bytes);
+    set_count(&c->set->bytes[c->kind], (int64_t)bytes);
+    leave_filling(c, granule, WORD_READY);
+}
+
+void granule_unclaim(struct cache *c, uint32_t granule)
+{
+    leave_filling(c, granule, WORD_ABSENT);
 }
 
 int cache_fill_error(const struct cache *c, uint32_t granule, int error)

@@ -117,7 +117,25 @@ enum granule_eviction { GRANULE_EVICTED, GRANULE_SPARED, GRANULE_BUSY };
 [[gnu::warn_unused_result]] enum granule_eviction granule_evict(struct cache *c, uint32_t granule,
                                                                 bool spare);
 
+/* For spill.c: a segment that has been written to a file becomes a granule of that file's cache. */
+
+/**
+ * granule_claim() - let nobody fill @granule, of a cache in a pool, or find it there
+ *
+ * Returns false if it is pinned or being filled, or in a slot that is still dirty: try again.
+ */
+[[gnu::warn_unused_result]] bool granule_claim(struct cache *c, uint32_t granule);
+
+/** granule_unclaim() - it is absent, and whoever likes may fill it */
+void granule_unclaim(struct cache *c, uint32_t granule);
+
+/** granule_keep() - it is ready, in @slot, which pool_adopt() shall put into the queue later */
+void granule_keep(struct cache *c, uint32_t granule, uint32_t slot);
+
 /* --- overlay.c; the same --- */
+
+/** overlay_settle() - give up what nobody looks at any more. The owner, while in a call. */
+void overlay_settle(struct cache *c);
 
 /** overlay_run() - the state of @block; *@ret_end is the first one from there to @end unlike it */
 enum cache_block overlay_run(const struct cache *c, uint32_t block, uint32_t end,

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "cache/bus.h"
+#include "cache/tiered.h"
 
 static const struct memory_backing *const backings[CACHE_BACKINGS] = {
     [CACHE_BACKING_MEMFD] = &memory_memfd,
@@ -63,40 +64,43 @@ void *memory_map(const struct memory *m, int prot)
     return map == MAP_FAILED ? NULL : map;
 }
 
-uint64_t memory_run(const struct memory *m, uint64_t off, uint64_t len)
+const void *memory_dirty(const struct memory *m, uint64_t off, uint64_t len, uint64_t *ret_bytes)
 {
-    const char *start = memory_view(m, off);
-    uint64_t piece = UINT64_C(1) << m->shift, run;
+    uint32_t place;
 
-    if (!m->places)
-        return len;
-    run = MIN(len, piece - off % piece);
-    while (run < len && memory_view(m, off + run) == start + run)
-        run += MIN(len - run, piece);
-    return run;
+    if (!m->places) {
+        *ret_bytes = len;
+        return m->view + off;
+    }
+    place = tiered_run(m, off, len, ret_bytes);
+    if (place & PLACE_SPILLED)
+        return NULL;
+    return m->view + (place - 1) * PAGE_BYTES + off % PAGE_BYTES;
 }
 
 /* Through a system call, which gets an error where a load would be a SIGBUS. */
-int memory_read(const struct memory *m, uint64_t off, void *buf, size_t len)
+int memory_copy(const void *from, void *buf, size_t len)
 {
     while (len > 0) {
-        size_t run = memory_run(m, off, len);
-        struct iovec to = {.iov_base = buf, .iov_len = run};
-        struct iovec from = {.iov_base = (void *)(uintptr_t)memory_view(m, off), .iov_len = run};
-        ssize_t n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+        struct iovec to = {.iov_base = buf, .iov_len = len};
+        struct iovec piece = {.iov_base = (void *)(uintptr_t)from, .iov_len = len};
+        ssize_t n = process_vm_readv(getpid(), &to, 1, &piece, 1, 0);
 
         /* A sandbox may forbid the call. */
         if (n < 0 && (errno == EPERM || errno == ENOSYS))
-            n = bus_copy(buf, from.iov_base, run) < 0 ? -EFAULT : (ssize_t)run;
-        else if (n < 0)
-            n = -errno;
+            return bus_copy(buf, from, len) < 0 ? -EFAULT : 0;
         if (n < 0)
-            return (int)n;
+            return -errno;
         buf = (char *)buf + n;
-        off += (size_t)n;
+        from = (const char *)from + n;
         len -= (size_t)n;
     }
     return 0;
+}
+
+int memory_read(const struct memory *m, uint64_t off, void *buf, size_t len)
+{
+    return memory_copy(memory_view(m, off), buf, len);
 }
 
 int memory_write(const struct memory *m, uint64_t off, const void *buf, size_t len)

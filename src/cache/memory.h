@@ -113,24 +113,32 @@ static inline void memory_settle(const struct memory *m, uint64_t off, size_t le
         m->backing->settle(m, off, len);
 }
 
-/** memory_view() - where a granule that is pinned is read, or a dirty block */
+/** memory_view() - where a granule that is pinned is read */
 static inline const void *memory_view(const struct memory *m, uint64_t off)
 {
     if (m->places) {
-        /* Acquire pairs with the release in tiered.c, for who reads blocks and is not the owner. */
+        /* Who has pinned it has acquired what was written before it was published. */
         uint64_t place =
-            atomic_load_explicit(&m->places[off >> m->shift], memory_order_acquire) - 1;
+            atomic_load_explicit(&m->places[off >> m->shift], memory_order_relaxed) - 1;
 
         off = (place << m->shift) | (off & ((UINT64_C(1) << m->shift) - 1));
     }
     return m->view + off;
 }
 
-/** memory_run() - how much of the dirty @len bytes from @off on follows memory_view() of @off */
-uint64_t memory_run(const struct memory *m, uint64_t off, uint64_t len);
+/**
+ * memory_dirty() - where dirty blocks lie
+ * @ret_bytes: how many of @len bytes from @off on follow there
+ *
+ * Returns: NULL if they are not in memory: they have been spilled (segments.h).
+ */
+const void *memory_dirty(const struct memory *m, uint64_t off, uint64_t len, uint64_t *ret_bytes);
+
+/** memory_copy() - copy memory of a cache, or -EFAULT as memory_read() */
+[[gnu::warn_unused_result]] int memory_copy(const void *from, void *buf, size_t len);
 
 /**
- * memory_read() - copy out
+ * memory_read() - copy out of sparse memory, or of a granule that is pinned
  *
  * Returns: 0, or -EFAULT if a page is not there: a hole in a guarded memfd, or a page of a file
  * that its disk does not give back. Where neither can be noticed there are zeros.

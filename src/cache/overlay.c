@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/segments.h"
+#include "cache/spill_internal.h"
 #include "cache/tiered.h"
 
 static enum cache_block load(const struct cache *c, uint32_t block)
@@ -61,9 +63,8 @@ int cache_dirty_memory(struct cache *c, uint64_t off, uint64_t len_bytes, const 
         return r;
     if (r != CACHE_BLOCK_DIRTY)
         return -ENODATA;
-    *ret = memory_view(&c->memory, off);
-    *ret_bytes = memory_run(&c->memory, off, *ret_bytes);
-    return 0;
+    *ret = memory_dirty(&c->memory, off, *ret_bytes, ret_bytes);
+    return *ret ? 0 : -ENODATA;
 }
 
 bool overlay_present(const struct cache *c, uint64_t off, uint64_t len)
@@ -75,6 +76,35 @@ bool overlay_present(const struct cache *c, uint64_t off, uint64_t len)
             return false;
     }
     return true;
+}
+
+/*
+ * The first of *@len bytes of dirty blocks, up to where they lie somewhere else: *@len. What has
+ * been spilled is there if it is in memory. -EAGAIN if the owner has moved them.
+ */
+static int read_placed(const struct cache *c, uint64_t off, void *buf, size_t *len)
+{
+    const struct memory *m = &c->memory;
+    uint64_t run, still;
+    uint32_t place = tiered_run(m, off, *len, &run);
+    int r;
+
+    if (place == 0)
+        return -EAGAIN;
+    if (place & PLACE_SPILLED) {
+        struct cache_spilled at = spilled_at(place, off);
+
+        run = MIN(run, GRANULE_BYTES - at.offset);
+        r = spill_copy(log_spill(m), at, buf, run);
+        /* It may have been another one's granule by the time it was pinned. */
+        if (tiered_run(m, off, run, &still) != place || still < run)
+            r = -EAGAIN;
+    } else {
+        /* The owner gives no slot up while we are in a call. */
+        r = memory_copy(m->view + (place - 1) * PAGE_BYTES + off % PAGE_BYTES, buf, run);
+    }
+    *len = run;
+    return r;
 }
 
 /* Bytes of dirty blocks up to @end, which may be given back while we copy. */
@@ -104,7 +134,9 @@ int overlay_read(const struct cache *c, uint64_t off, void *buf, size_t len)
 
         if (state == CACHE_BLOCK_CLEAN)
             return -ENODATA;
-        if (state == CACHE_BLOCK_DIRTY)
+        if (state == CACHE_BLOCK_DIRTY && c->memory.pool)
+            r = read_placed(c, off, buf, &n);
+        else if (state == CACHE_BLOCK_DIRTY)
             r = read_dirty(c, off, buf, n, end);
         else
             memset(buf, 0, n);
@@ -155,10 +187,19 @@ static bool alone(struct cache *c)
     return (users & ~USERS_CLOSED) == 1;
 }
 
+void overlay_settle(struct cache *c)
+{
+    if (log_waits(&c->memory) && alone(c))
+        log_settle(&c->memory);
+}
+
 static int end(struct cache *c, int r)
 {
-    if (tiered_idle(&c->memory) && alone(c))
-        tiered_reclaim(&c->memory);
+    struct spill *s = log_spill(&c->memory);
+
+    overlay_settle(c);
+    if (s)
+        spill_pump(s);
     atomic_fetch_add_explicit(&c->changes, 1, memory_order_release);
     cache_leave(c);
     return r;
@@ -239,7 +280,7 @@ int cache_write(struct cache *c, uint64_t off, const void *buf, size_t len)
     } else {
         undo_write(c, off, len);
         discharge(c, fresh);
-        if (c->memory.pool)
+        if (c->memory.pool && !log_spill(&c->memory)) /* else it may wait: cache_await_room() */
             set_count(&c->set->refused, 1);
     }
     return end(c, r);

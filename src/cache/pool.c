@@ -9,6 +9,8 @@
 #include "base/clock.h"
 #include "cache/internal.h"
 #include "cache/pool_internal.h"
+#include "cache/segments.h"
+#include "cache/tiered.h"
 
 #define LOOKS 128u /* used ones that are passed over for one that is not */
 
@@ -59,9 +61,9 @@ void pool_link(struct pool *p, uint32_t slot, uint32_t next)
     p->slots[slot].next = next;
 }
 
-uint32_t *pool_live(struct pool *p, uint32_t slot)
+struct segment *pool_segment(struct pool *p, uint32_t slot)
 {
-    return &p->slots[slot].live;
+    return &p->segments[slot];
 }
 
 /* Builds that look for mistakes: whoever reads a slot that is not his reads this. */
@@ -239,7 +241,6 @@ static uint32_t take_list_locked(struct pool *p, uint32_t slots, bool only_cold,
         if (s == POOL_NONE)
             break;
         p->slots[s].next = POOL_NONE;
-        p->slots[s].live = 0;
         *(last == POOL_NONE ? ret : &p->slots[last].next) = s;
         last = s;
     }
@@ -337,6 +338,66 @@ void pool_forget(struct pool *p, uint32_t slot)
     p->claimed++;
     mutex_unlock(&p->mu);
     pool_put(p, slot);
+}
+
+void pool_adopt(struct pool *p, uint32_t slot, struct cache *c, uint32_t granule)
+{
+    struct slot *s = &p->slots[slot];
+    bool excess;
+
+    mutex_lock(&p->mu);
+    p->dirty--;
+    s->cache = c;
+    s->granule = granule;
+    s->holds = 0;
+    s->age = ++p->last_age;
+    push_last(p, &p->queue, slot);
+    excess = pool_excess_locked(p) > 0;
+    mutex_unlock(&p->mu);
+    if (excess)
+        pool_shrink(p);
+}
+
+/* The slot of a granule that is evicted for this; POOL_NONE if it is not. It is claimed then. */
+static uint32_t drop_locked(struct pool *p, struct cache *c, uint32_t granule)
+{
+    /* It does not change while the granule is ready and the lock is held: pool_publish(). */
+    uint32_t slot = tiered_slot(&c->memory, granule);
+    struct slot *s;
+
+    if (slot == POOL_NONE)
+        return POOL_NONE;
+    s = &p->slots[slot];
+    if (s->cache != c || s->granule != granule ||
+        granule_evict(c, granule, false) != GRANULE_EVICTED)
+        return POOL_NONE;
+    if (s->holds > 0)
+        p->held--;
+    else
+        unlink_slot(p, &p->queue, slot);
+    *s = (struct slot){.next = POOL_NONE};
+    p->claimed++;
+    return slot;
+}
+
+bool pool_drop(struct pool *p, struct cache *c, uint32_t granule)
+{
+    uint32_t slot;
+
+    mutex_lock(&p->mu);
+    slot = drop_locked(p, c, granule);
+    mutex_unlock(&p->mu);
+    if (slot == POOL_NONE)
+        return cache_state(c, granule) == CACHE_ABSENT;
+    pool_put(p, slot);
+    return true;
+}
+
+uint32_t pool_dirty_most(struct pool *p)
+{
+    LOCK_SCOPE(&p->mu);
+
+    return p->limit - reserve_locked(p);
 }
 
 void pool_settle(struct pool *p)

@@ -53,8 +53,10 @@
 
 struct cache;
 struct pool;
+struct segment;
 
-#define POOL_NONE UINT32_MAX /* no slot */
+#define POOL_NONE UINT32_MAX            /* no slot */
+#define POOL_MOST ((UINT32_C(1) << 27) - 1) /* slots: 8 TiB, as places of blocks have 31 bits */
 
 /**
  * enum pool_use - what slots are taken for
@@ -74,7 +76,7 @@ void pool_destroy(struct pool *p);
  * pool_resize() - another budget. May block.
  *
  * If it is lower, what is not in use is given back at once, the oldest first; the rest when its use
- * ends. What is dirty stays, be it more than the budget.
+ * ends. What is dirty stays, be it more than the budget, until it has been spilled.
  */
 void pool_resize(struct pool *p, uint64_t budget_bytes);
 
@@ -131,8 +133,28 @@ bool pool_hold_put(struct pool *p, struct cache_hold hold);
 /** pool_awaited() - whether anything is claimed or held */
 bool pool_awaited(struct pool *p);
 
-/** pool_live() - a number of the holder of a dirty slot, 0 when it is taken: its live blocks */
-uint32_t *pool_live(struct pool *p, uint32_t slot);
+/* --- what is dirty, for src/cache/segments.c --- */
+
+/** pool_segment() - what the holder of a dirty slot notes about it */
+struct segment *pool_segment(struct pool *p, uint32_t slot);
+
+/** pool_dirty_most() - how many slots may be dirty: all but the reserve */
+uint32_t pool_dirty_most(struct pool *p);
+
+/**
+ * pool_adopt() - a dirty slot is the one of granule @granule of @c, which is ready: it is queued
+ *
+ * Nobody reads it but under pins of that granule any more.
+ */
+void pool_adopt(struct pool *p, uint32_t slot, struct cache *c, uint32_t granule);
+
+/**
+ * pool_drop() - evict one granule of @c, as nobody will ask for it any more
+ *
+ * For whoever sees to it that @c is not closed until this has returned. Returns: whether it is
+ * absent: not if it is pinned, being filled, or ready in a slot that is still dirty.
+ */
+[[gnu::warn_unused_result]] bool pool_drop(struct pool *p, struct cache *c, uint32_t granule);
 
 struct pool_counters {
     uint64_t used_bytes;   /* slots that are not free */

@@ -20,7 +20,6 @@ struct slot {
     uint32_t holds : 31; /* [m] mu */
     uint32_t is_free : 1; /* [m] mu: in the list `free` */
     uint32_t next, prev;
-    uint32_t live; /* the holder's of a dirty one */
 };
 
 struct list {
@@ -36,6 +35,7 @@ struct pool {
     int fd;             /* owned */
     char *memory;       /* owned: slot_count slots, all mapped, few of them touched at first */
     struct slot *slots; /* owned */
+    struct segment *segments; /* owned: one a slot, of which those are touched that were dirty */
     uint32_t slot_count;
     pthread_mutex_t mu;  /* a leaf */
     uint32_t limit;      /* [m] mu: slots that may have memory */
@@ -106,6 +106,10 @@ void pool_unmap(struct pool *p);
 
 /** pool_limit() - how many slots a budget is */
 uint32_t pool_limit(const struct pool *p, uint64_t budget_bytes);
+
+/** pool_shrink() - give back what is more than the limit allows, as far as it is not in use. May
+ * block. */
+void pool_shrink(struct pool *p);
 
 /** pool_give_surplus() - give the memory of surplus slots back. Not under the lock. */
 void pool_give_surplus(struct pool *p);

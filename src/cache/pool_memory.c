@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "cache/pool_internal.h"
+#include "cache/segments.h"
 
 #define GIVE_BATCH 32u /* slots whose memory is given back between two looks at the lock */
 
@@ -22,12 +23,20 @@ static uint64_t memory_of_the_host(void)
     return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
 }
 
+static void *map_table(size_t bytes)
+{
+    void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return table == MAP_FAILED ? NULL : table;
+}
+
 int pool_map(struct pool *p, uint64_t bytes)
 {
-    void *memory, *slots;
+    void *memory;
 
     bytes = MAX(bytes, memory_of_the_host());
-    p->slot_count = (uint32_t)MIN(bytes / GRANULE_BYTES, POOL_NONE - 1);
+    p->slot_count = (uint32_t)MIN(bytes / GRANULE_BYTES, POOL_MOST);
     bytes = p->slot_count * GRANULE_BYTES;
     p->fd = memfd_create("thaw:pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (p->fd < 0 || ftruncate(p->fd, (off_t)bytes) < 0 ||
@@ -37,12 +46,9 @@ int pool_map(struct pool *p, uint64_t bytes)
     if (memory == MAP_FAILED)
         return -errno;
     p->memory = memory;
-    slots = mmap(NULL, p->slot_count * sizeof(struct slot), PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (slots == MAP_FAILED)
-        return -errno;
-    p->slots = slots;
-    return 0;
+    p->slots = map_table(p->slot_count * sizeof(struct slot));
+    p->segments = map_table(p->slot_count * sizeof(struct segment));
+    return p->slots && p->segments ? 0 : -ENOMEM;
 }
 
 uint32_t pool_limit(const struct pool *p, uint64_t budget_bytes)
@@ -54,6 +60,8 @@ void pool_unmap(struct pool *p)
 {
     if (p->slots)
         munmap(p->slots, p->slot_count * sizeof(struct slot));
+    if (p->segments)
+        munmap(p->segments, p->slot_count * sizeof(struct segment));
     if (p->memory)
         munmap(p->memory, p->slot_count * GRANULE_BYTES);
     close_fd(&p->fd);
@@ -159,12 +167,19 @@ static uint32_t give_some_locked(struct pool *p, uint32_t most)
 
 void pool_resize(struct pool *p, uint64_t budget_bytes)
 {
+    mutex_lock(&p->mu);
+    p->limit = pool_limit(p, budget_bytes);
+    p->calm_until_ns = 0;
+    mutex_unlock(&p->mu);
+    pool_shrink(p);
+}
+
+void pool_shrink(struct pool *p)
+{
     uint32_t n;
 
     do {
         mutex_lock(&p->mu);
-        p->limit = pool_limit(p, budget_bytes);
-        p->calm_until_ns = 0;
         for (n = 0; n < GIVE_BATCH && pool_excess_locked(p) > 0;) {
             uint32_t given = give_some_locked(p, pool_excess_locked(p));
 

@@ -168,6 +168,8 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set)
         .not_kept = get(&set->not_kept),
         .evicted = get(&set->evicted),
         .refused = get(&set->refused),
+        .spilled_bytes = get(&set->spilled_bytes),
+        .paced = get(&set->paced),
     };
 
     for (unsigned i = 0; i < CACHE_KINDS; i++)

@@ -101,7 +101,8 @@ uint64_t cache_set_give_back(struct cache_set *set, uint64_t calm_until_ns);
 
 /**
  * struct cache_set_counters
- * @bytes: taken now by the caches of each kind, the passing granules among them
+ * @bytes: taken now by the caches of each kind, the passing granules among them; of overlays what
+ *         has been written, wherever it is
  * @charged_bytes: of these, what is charged to the budget; the share of passing granules is not.
  *                 Of `tiered` whole slots, which may have less in them
  * @passing_bytes: of these, passing
@@ -109,6 +110,8 @@ uint64_t cache_set_give_back(struct cache_set *set, uint64_t calm_until_ns);
  * @evicted: those of them that have been dropped for another one; of `tiered` all that have been
  * @refused: writes to overlays that got -ENOSPC for want of budget
  * @given_bytes: given back because the host was short of memory, since the start
+ * @spilled_bytes: written to files of overlays since the start, whole granules (spill.h)
+ * @paced: writes to overlays that had to wait until something was
  */
 struct cache_set_counters {
     enum cache_backing backing;
@@ -120,6 +123,8 @@ struct cache_set_counters {
     uint64_t evicted;
     uint64_t refused;
     uint64_t given_bytes;
+    uint64_t spilled_bytes;
+    uint64_t paced;
 };
 
 /** cache_set_counters() - a snapshot. Any thread. */

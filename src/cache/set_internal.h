@@ -33,6 +33,9 @@ struct cache_set {
     _Atomic(uint64_t) not_kept;            /* [a] */
     _Atomic(uint64_t) evicted;             /* [a] */
     _Atomic(uint64_t) refused;             /* [a] */
+    _Atomic(uint32_t) overlays;            /* [a] that are open: they share the pool */
+    _Atomic(uint64_t) spilled_bytes;       /* [a] */
+    _Atomic(uint64_t) paced;               /* [a] */
     pthread_mutex_t mu;                    /* a leaf */
     struct passing places[PASSING_PLACES]; /* [m] mu: those which are ready */
     uint32_t claimed;                      /* [m] mu: places of room, and of fills under way */

@@ -8,11 +8,13 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "cache/spill.h"
 #include "disk/disk_internal.h"
 
 #define DISK_MEMORY_NAME "rootfs.overlay"
 
 static void take_turn(struct message *m);
+static void room_came(void *arg);
 
 static int pools_create(struct disk *d)
 {
@@ -40,6 +42,8 @@ int disk_create(const struct disk_options *options, struct disk **ret, struct th
     if (r < 0)
         return err_set(e, r, "no memory for a disk");
     r = overlay_create(options->image, &options->build, DISK_MEMORY_NAME, &d->overlay, e);
+    if (r == 0 && !d->read_only)
+        r = overlay_spill_to(d->overlay, d->inbox, room_came, d, e);
     if (r < 0)
         return r;
     d->size_bytes = overlay_bytes(d->overlay);
@@ -135,6 +139,25 @@ void disk_fed(struct disk *d, struct disk_request *r)
 {
     d->starving -= r->starved;
     r->starved = false;
+}
+
+void disk_pace(struct disk *d, struct disk_request *r)
+{
+    queue_push(&d->paced, r, QUEUE_PACED);
+    d->paced_count++;
+}
+
+/* At once and in their order, so that who waits has the room and not who comes later. */
+static void room_came(void *arg)
+{
+    struct disk *d = arg;
+
+    for (unsigned n = d->paced_count; n > 0 && d->paced.first; n--) {
+        struct disk_request *r = queue_pop(&d->paced);
+
+        d->paced_count--;
+        disk_resume(d, r);
+    }
 }
 
 void disk_gave_back(struct disk *d)
@@ -278,6 +301,7 @@ static void begin(struct disk *d, struct disk_request *r)
     r->queue = QUEUE_NONE;
     r->counted = r->starved = false;
     r->waits = r->blockers = 0;
+    r->patience = 0;
     r->bounce = NULL;
     r->prev = r->next = r->queue_next = NULL;
     if (r->op != DISK_READ)
@@ -310,6 +334,9 @@ void disk_cancel(struct disk *d, struct disk_request *r)
         d->ready_count--;
     } else if (r->queue == QUEUE_STARVED) {
         queue_remove(&d->starved, r);
+    } else if (r->queue == QUEUE_PACED) {
+        queue_remove(&d->paced, r);
+        d->paced_count--;
     }
     disk_forget(d, r);
     disk_fail(r, -ECANCELED, 0);
@@ -325,7 +352,7 @@ void disk_cancel_all(struct disk *d)
 
 unsigned disk_under_way(const struct disk *d)
 {
-    return d->waits_out + d->turn_posted;
+    return d->waits_out + d->turn_posted + overlay_under_way(d->overlay);
 }
 
 static uint64_t counter(const _Atomic(uint64_t) *c)
@@ -336,7 +363,8 @@ static uint64_t counter(const _Atomic(uint64_t) *c)
 struct disk_counters disk_counters(const struct disk *d)
 {
     const struct disk_books *b = &d->books;
-    int64_t dirty_bytes = overlay_allocated_bytes(d->overlay);
+    int64_t bytes = overlay_allocated_bytes(d->overlay);
+    struct cache_spill_counters spill = overlay_spill_counters(d->overlay);
 
     return (struct disk_counters){
         .reads = counter(&b->ops[DISK_READ]),
@@ -348,6 +376,9 @@ struct disk_counters disk_counters(const struct disk *d)
         .read_bytes = counter(&b->read_bytes),
         .written_bytes = counter(&b->written_bytes),
         .waited = counter(&b->waited),
-        .dirty_bytes = dirty_bytes < 0 ? 0 : (uint64_t)dirty_bytes,
+        .paced = spill.paced,
+        .dirty_bytes = (uint64_t)MAX(bytes - (int64_t)spill.disk_bytes, 0),
+        .disk_bytes = spill.disk_bytes,
+        .spilled_bytes = spill.written_bytes,
     };
 }

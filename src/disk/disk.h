@@ -94,6 +94,7 @@ struct disk_request {
     uint8_t queue;                    /* enum disk_queue */
     bool counted;                     /* as one that waited for the store */
     bool starved;                     /* it lacks something of the disk's pools */
+    uint64_t patience;                /* overlay_await_room() */
     unsigned waits;                   /* granules asked for */
     unsigned blockers;                /* earlier requests under way that overlap */
     struct disk_bounce *bounce;       /* for the blocks at the edges, or NULL */
@@ -147,6 +148,7 @@ struct disk_view {
     struct disk_view_pin {
         uint32_t granule;
         uint16_t layer;
+        bool spilled;
     } pinned[DISK_VIEW_PIECES];
 };
 
@@ -178,13 +180,16 @@ void disk_view_end(struct disk *d, struct disk_view *v);
 /**
  * struct disk_counters - what has been done so far
  *
- * All of them only grow, but for dirty_bytes. Any thread may read them through disk_counters().
+ * All of them only grow, but for dirty_bytes and disk_bytes. Any thread may read them through disk_counters().
  */
 struct disk_counters {
     uint64_t reads, writes, zeroes, trims, flushes, failed;
     uint64_t read_bytes, written_bytes;
-    uint64_t waited;      /* requests that had to wait for the store */
-    uint64_t dirty_bytes; /* in the overlay's memory now */
+    uint64_t waited;        /* requests that had to wait for the store */
+    uint64_t paced;         /* times that a write had to wait for room in memory */
+    uint64_t dirty_bytes;   /* in the overlay's memory now, not spilled */
+    uint64_t disk_bytes;    /* spilled, on the disk now */
+    uint64_t spilled_bytes; /* spilled since the start */
 };
 
 /** disk_counters() - a snapshot. Any thread. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Parts of requests that need a granule of the image. Each is copied by itself as soon as its
+ * Parts of requests that need a granule of the image, or of what was spilled. Each is copied by itself as soon as its
  * granule has come, so that none is needed for longer than that, and a small cache is enough for
  * any number of requests. Until then the guest may have written to the same blocks: what is copied
  * is what the disk holds at that moment.
@@ -74,7 +74,7 @@ static int advance(struct disk *d, struct disk_wait *w)
         if (r == 0)
             r = overlay_copy(d->overlay, &x, w->to, x.len_bytes);
         if (r == -EAGAIN) {
-            r = image_want(d->image, &x.at, IO_DEMAND, &w->waiter);
+            r = overlay_want(d->overlay, &x, IO_DEMAND, &w->waiter);
             if (r == 0)
                 return -EINPROGRESS;
             if (r == -EALREADY || r == -EAGAIN)

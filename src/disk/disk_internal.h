@@ -34,14 +34,16 @@ enum disk_queue {
     QUEUE_NONE,    /* runs, waits for granules or for earlier requests */
     QUEUE_READY,   /* runs at the next turn */
     QUEUE_STARVED, /* runs when something comes back to a pool */
+    QUEUE_PACED,   /* a write that runs when there is room in memory */
 };
 
 /* A block at the edge of a request that changes only a part of it. */
 enum disk_edge {
-    EDGE_NONE,  /* there is none: the block is changed as a whole */
-    EDGE_OPEN,  /* what it holds is to be found out */
-    EDGE_ASKED, /* a granule has been asked for */
-    EDGE_READ,  /* what it held is in the bounce */
+    EDGE_NONE,   /* there is none: the block is changed as a whole, or has been */
+    EDGE_OPEN,   /* what it holds is to be found out */
+    EDGE_ASKED,  /* a granule has been asked for */
+    EDGE_READ,   /* what it held is in the bounce */
+    EDGE_MERGED, /* what it shall hold is, and there was no room for it */
 };
 
 /* The blocks at the edges of one request. */
@@ -84,6 +86,8 @@ struct disk {
     unsigned ready_count;
     struct request_queue starved;
     unsigned starving;   /* requests with starved set, in whichever queue */
+    struct request_queue paced;
+    unsigned paced_count;
     struct message turn; /* to ourselves: run what is ready */
     bool turn_posted;
 
@@ -122,6 +126,9 @@ void disk_fed(struct disk *d, struct disk_request *r);
 
 /** disk_gave_back() - something is in a pool again: let those try who lack it */
 void disk_gave_back(struct disk *d);
+
+/** disk_pace() - @r has to wait for room in memory */
+void disk_pace(struct disk *d, struct disk_request *r);
 
 /** disk_fail() - @r has failed, if it has not before: its result is set */
 void disk_fail(struct disk_request *r, int result, int cause);

@@ -77,19 +77,20 @@ static int view_zeros(const struct disk *d, struct disk_view *v, uint64_t len)
     return 0;
 }
 
-static int view_image(struct disk *d, struct disk_view *v, const struct overlay_extent *x)
+static int view_pinned(struct disk *d, struct disk_view *v, const struct overlay_extent *x)
 {
-    const char *granule;
+    const void *memory;
 
     if (v->pins == DISK_VIEW_PIECES)
         return -EAGAIN;
-    granule = image_pin(d->image, &x->at);
-    if (!granule)
+    memory = overlay_pin(d->overlay, x);
+    if (!memory)
         return -EAGAIN;
     v->pinned[v->pins].granule = x->at.granule;
     v->pinned[v->pins].layer = x->at.layer;
+    v->pinned[v->pins].spilled = x->source == OVERLAY_SPILLED;
     v->pins++;
-    return view_add(v, granule + x->at.offset, x->len_bytes);
+    return view_add(v, memory, x->len_bytes);
 }
 
 static int view_changed(struct disk *d, struct disk_view *v, struct overlay_extent x)
@@ -115,7 +116,8 @@ static int view_extent(struct disk *d, struct disk_view *v, const struct overlay
     case OVERLAY_ZEROS:
         return view_zeros(d, v, x->len_bytes);
     case OVERLAY_IMAGE:
-        return view_image(d, v, x);
+    case OVERLAY_SPILLED:
+        return view_pinned(d, v, x);
     case OVERLAY_CHANGED:
         break;
     }
@@ -153,9 +155,13 @@ int disk_view(struct disk *d, uint64_t off, uint32_t len_bytes, struct disk_view
 void disk_view_end(struct disk *d, struct disk_view *v)
 {
     for (unsigned i = 0; i < v->pins; i++) {
-        struct image_extent at = {.layer = v->pinned[i].layer, .granule = v->pinned[i].granule};
+        const struct disk_view_pin *pin = &v->pinned[i];
+        struct overlay_extent x = {
+            .source = pin->spilled ? OVERLAY_SPILLED : OVERLAY_IMAGE,
+            .at = {.layer = pin->layer, .granule = pin->granule},
+        };
 
-        image_unpin(d->image, &at);
+        overlay_unpin(d->overlay, &x);
     }
     v->pins = v->pieces = 0;
 }

@@ -4,13 +4,18 @@
  * Writing, zeroing, trimming. Whole blocks need nothing but room in the overlay. Of a block that is
  * changed in part, the rest is read first, into the request's bounce:
  *
- *     OPEN --there--------------------------> READ
- *       |                                      ^
- *       +--fetch--> ASKED --granule came-------+
+ *     OPEN --there--------------------------> READ --no room--> MERGED
+ *       |                                      ^                   |
+ *       +--fetch--> ASKED --granule came-------+---others wrote----+
  *
- * When both edges have been read, they and what lies between are written without waiting again.
- * Nothing is lost if others have written to an edge in the meantime: it is then read again, from
- * the overlay, where no block ever goes away. And what was read of the image is so for ever.
+ * When both edges have been read, they are written in one go. Nothing is lost if others have
+ * written to an edge in the meantime: it is read again, from the overlay, where no block ever goes
+ * away. If what the overlay has of it was spilled, and is not in memory any more, it is OPEN again:
+ * in however many rounds, as its granule is there while its message is delivered. And what was read
+ * of the image is so for ever.
+ *
+ * A write that finds no room waits until something has been spilled, if there is hope; it goes on
+ * where it was.
  */
 #include "disk/disk_internal.h"
 
@@ -101,8 +106,8 @@ static int edge_open(struct disk *d, struct disk_request *r, unsigned i)
     struct overlay_extent x;
     int result = overlay_lookup(d->overlay, block, end - block, &x);
 
-    /* What may still change is read when it is needed. */
-    if (result == 0 && x.source == OVERLAY_IMAGE)
+    /* What may still change is read when it is needed; but it has to be there then. */
+    if (result == 0 && (x.source == OVERLAY_IMAGE || x.source == OVERLAY_SPILLED))
         result = overlay_copy(d->overlay, &x, to, x.len_bytes);
     if (result == 0)
         r->edges[i] = EDGE_READ;
@@ -131,7 +136,7 @@ static bool edges_gather(struct disk *d, struct disk_request *r)
     return !lacking;
 }
 
-/* What has been written to an edge, also since it was read. */
+/* What the overlay has of an edge, also since it was read. */
 static int edge_refresh(struct disk *d, struct disk_request *r, unsigned i)
 {
     uint64_t block = r->edge_blocks[i];
@@ -140,6 +145,7 @@ static int edge_refresh(struct disk *d, struct disk_request *r, unsigned i)
 
     if (result < 0 || x.source == OVERLAY_IMAGE)
         return result;
+    r->edges[i] = EDGE_READ;
     return overlay_copy(d->overlay, &x, r->bounce->blocks[i], x.len_bytes);
 }
 
@@ -160,35 +166,66 @@ static bool edge_merge(const struct disk *d, const struct disk_request *r, unsig
     return true;
 }
 
-/* Both are read before the first one is written: a request that fails for it has changed nothing.
- */
-static void edges_write(struct disk *d, struct disk_request *r)
+/* Returns whether what both held is in the bounce now; if not, one is open again, or it failed. */
+static bool edges_refresh(struct disk *d, struct disk_request *r)
 {
-    int result = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        int result = r->edges[i] == EDGE_NONE ? 0 : edge_refresh(d, r, i);
 
-    for (unsigned i = 0; i < 2 && result == 0; i++) {
-        if (r->edges[i] == EDGE_READ)
-            result = edge_refresh(d, r, i);
+        if (result == 0)
+            continue;
+        if (result == -EAGAIN)
+            r->edges[i] = EDGE_OPEN;
+        else
+            disk_fail(r, -EIO, result);
+        return false;
+    }
+    return true;
+}
+
+/* After a write: whether it has to wait for room. Otherwise it may have failed. */
+static bool is_paced(struct disk *d, struct disk_request *r, int result)
+{
+    if (result == -ENOSPC && overlay_await_room(d->overlay, &r->patience)) {
+        disk_pace(d, r);
+        return true;
     }
     if (result < 0) {
-        disk_fail(r, -EIO, result);
-        return;
+        disk_fail(r, result, 0);
+        r->edges[0] = r->edges[1] = EDGE_NONE;
     }
-    for (unsigned i = 0; i < 2 && result == 0; i++) {
+    r->patience = 0;
+    return false;
+}
+
+/*
+ * Both are read before the first one is written: a request that fails for it has changed nothing.
+ * Returns false if it waits for room.
+ */
+static bool edges_write(struct disk *d, struct disk_request *r)
+{
+    if (!edges_refresh(d, r))
+        return true;
+    for (unsigned i = 0; i < 2 && r->result == 0; i++) {
         uint64_t block = r->edge_blocks[i];
+        int result = 0;
 
         if (r->edges[i] == EDGE_READ && edge_merge(d, r, i))
+            r->edges[i] = EDGE_MERGED;
+        if (r->edges[i] == EDGE_MERGED)
             result =
                 overlay_write(d->overlay, block, r->bounce->blocks[i], block_end(d, block) - block);
+        if (is_paced(d, r, result))
+            return false;
+        r->edges[i] = EDGE_NONE;
     }
-    if (result < 0)
-        disk_fail(r, result, 0);
-    r->edges[0] = r->edges[1] = EDGE_NONE;
+    return true;
 }
 
 /* --- whole blocks --- */
 
-static void write_slice(struct disk *d, struct disk_request *r)
+/* Returns false if it waits for room. */
+static bool write_slice(struct disk *d, struct disk_request *r)
 {
     uint64_t slice = r->op == DISK_WRITE ? DISK_COPY_SLICE : DISK_ZERO_SLICE;
     uint64_t n = MIN(r->stop - r->at, slice);
@@ -198,22 +235,24 @@ static void write_slice(struct disk *d, struct disk_request *r)
         result = overlay_write(d->overlay, r->at, (const char *)r->data + (r->at - r->start), n);
     else
         result = overlay_zero(d->overlay, r->at, n);
-    if (result < 0)
-        disk_fail(r, result, 0);
+    if (is_paced(d, r, result))
+        return false;
     r->at += n;
+    return true;
 }
 
 bool disk_write_step(struct disk *d, struct disk_request *r)
 {
-    if (has_edges(r)) {
+    while (has_edges(r)) {
         if (!edges_gather(d, r))
             return false;
         if (r->result < 0)
             return true;
-        edges_write(d, r);
+        if (!edges_write(d, r))
+            return false;
     }
-    if (r->result == 0 && r->at < r->stop)
-        write_slice(d, r);
+    if (r->result == 0 && r->at < r->stop && !write_slice(d, r))
+        return false;
     if (r->result < 0 || r->at >= r->stop)
         return true;
     disk_yield(d, r);

@@ -263,6 +263,21 @@ static bool on_disk(const struct fetch_object *o, uint32_t granule)
     return o->tier && tier_has(o->tier, granule);
 }
 
+/*
+ * Of what was spilled, only what is in the file now. It is looked for when it has been reserved:
+ * from then on nobody removes it from the file (cache/spill.c).
+ */
+static int reserve(struct fetch_object *o, uint32_t granule, struct cache_room *room, void **ret)
+{
+    int r = cache_reserve(o->cache, granule, room, ret);
+
+    if (r == 0 && !o->data && !on_disk(o, granule)) {
+        cache_unreserve(o->cache, granule, room);
+        r = -ENOENT;
+    }
+    return r;
+}
+
 int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first)
 {
     uint32_t max = MIN(fl->room.granules, READ_AHEAD_GRANULES);
@@ -275,13 +290,13 @@ int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first
 
     end = MIN(end, (uint32_t)round_down(first, CHUNK_GRANULES) + (uint32_t)CHUNK_GRANULES);
     end = MIN(end, (first / SUMS_PER_PAGE + 1) * SUMS_PER_PAGE);
-    r = cache_reserve(o->cache, g, &fl->room, &memory);
+    r = reserve(o, g, &fl->room, &memory);
     if (r < 0)
         return r;
     fl->from_tier = disk || !o->data;
     do
         fl->memory[g++ - first] = memory;
-    while (g < end && on_disk(o, g) == disk && cache_reserve(o->cache, g, &fl->room, &memory) == 0);
+    while (g < end && on_disk(o, g) == disk && reserve(o, g, &fl->room, &memory) == 0);
     fl->object = o;
     fl->first = first;
     fl->count = g - first;

@@ -54,6 +54,11 @@ struct cache_set *image_caches(const struct image *im)
     return fetch_caches(im->layers.fetch);
 }
 
+struct fetch *image_fetch(const struct image *im)
+{
+    return im->layers.fetch;
+}
+
 uint64_t image_bytes(const struct image *im)
 {
     return im->header->size_bytes;

@@ -44,6 +44,9 @@ DEFINE_CLEANUP(struct image, image_close);
 /** image_caches() - what the caches of its objects are made with */
 struct cache_set *image_caches(const struct image *im);
 
+/** image_fetch() - what brings its bytes */
+struct fetch *image_fetch(const struct image *im);
+
 /** image_bytes() - the size of the image */
 uint64_t image_bytes(const struct image *im);
 

@@ -2,21 +2,30 @@
 #include "image/overlay.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "cache/bus.h"
+#include "base/log.h"
 #include "cache/cache.h"
+#include "cache/spill.h"
+#include "cache/tier.h"
+#include "fetch/fetch.h"
 
 /* How far a lookup looks: a walk over a large part of the disk must not look at each block anew
  * for every granule that it finds. */
 #define LOOKUP_BYTES MIB
 
 struct overlay {
-    struct image *image;   /* borrowed */
-    struct cache *changes; /* owned */
+    struct image *image;          /* borrowed */
+    struct cache *changes;        /* owned */
+    struct tier_file *file;       /* owned: what is spilled; NULL: nothing ever is */
+    struct fetch_object *spilled; /* owned: the same, to be read; or NULL */
+    struct uuid build;
+    char name[40];
     uint64_t size_bytes;
     size_t near; /* where the last lookup was: see image_lookup_near() */
 };
@@ -30,6 +39,8 @@ int overlay_create(struct image *image, const struct uuid *build, const char *na
     if (!o)
         return err_set(e, -ENOMEM, "no memory for an overlay over %s", name);
     o->image = image;
+    o->build = *build;
+    snprintf(o->name, sizeof(o->name), "%s", name);
     o->size_bytes = image_bytes(image);
     r = cache_create_overlay(image_caches(image),
                              &(struct cache_options){build, name, o->size_bytes}, &o->changes, e);
@@ -44,7 +55,44 @@ void overlay_destroy(struct overlay *o)
     if (!o)
         return;
     cache_destroy(o->changes);
+    fetch_object_close(o->spilled);
+    tier_file_close(o->file);
     free(o);
+}
+
+int overlay_spill_to(struct overlay *o, struct mailbox *inbox, void (*resume)(void *arg), void *arg,
+                     struct thaw_error *e)
+{
+    struct tier *tier = cache_set_tier(image_caches(o->image));
+    uint32_t granules = cache_spill_granules(o->size_bytes);
+    struct cache_spill_options to = {.tier = tier, .inbox = inbox, .resume = resume, .arg = arg};
+    int r;
+
+    if (!tier || granules == 0)
+        return 0;
+    r = tier_file_create(tier, granules, &o->file);
+    if (r < 0) {
+        log_debug("%s: no file to spill to: %s", o->name, strerror(-r));
+        return 0;
+    }
+    r = fetch_spill_open(image_fetch(o->image), &o->build, o->name, o->file, granules, &o->spilled,
+                         e);
+    if (r < 0)
+        return r;
+    to.file = o->file;
+    to.granules = fetch_cache(o->spilled);
+    r = cache_spill_start(o->changes, &to);
+    return r < 0 ? err_set(e, r, "no memory to spill %s", o->name) : 0;
+}
+
+unsigned overlay_under_way(const struct overlay *o)
+{
+    return cache_spill_under_way(o->changes);
+}
+
+struct cache_spill_counters overlay_spill_counters(const struct overlay *o)
+{
+    return cache_spill_counters(o->changes);
 }
 
 uint64_t overlay_bytes(const struct overlay *o)
@@ -68,6 +116,19 @@ static int lookup_image(struct overlay *o, struct overlay_extent *x)
     return 0;
 }
 
+static int lookup_changed(struct overlay *o, struct overlay_extent *x)
+{
+    struct cache_spilled at;
+
+    x->source = OVERLAY_CHANGED;
+    if (cache_spilled_run(o->changes, x->off, x->len_bytes, &at, &x->len_bytes)) {
+        x->source = OVERLAY_SPILLED;
+        x->at = (struct image_extent){
+            .granule = at.granule, .offset = at.offset, .len_bytes = x->len_bytes};
+    }
+    return 0;
+}
+
 int overlay_lookup(struct overlay *o, uint64_t off, uint64_t len_bytes, struct overlay_extent *ret)
 {
     int state;
@@ -79,7 +140,9 @@ int overlay_lookup(struct overlay *o, uint64_t off, uint64_t len_bytes, struct o
     ret->off = off;
     if (state == CACHE_BLOCK_CLEAN)
         return lookup_image(o, ret);
-    ret->source = state == CACHE_BLOCK_DIRTY ? OVERLAY_CHANGED : OVERLAY_ZEROS;
+    if (state == CACHE_BLOCK_DIRTY)
+        return lookup_changed(o, ret);
+    ret->source = OVERLAY_ZEROS;
     return 0;
 }
 
@@ -106,15 +169,42 @@ static int copy_guarded(void *buf, const char *memory, size_t len)
     return 0;
 }
 
-static int copy_image(struct overlay *o, const struct overlay_extent *x, void *buf, size_t len)
+const void *overlay_pin(struct overlay *o, const struct overlay_extent *x)
 {
-    const char *granule = image_pin(o->image, &x->at);
+    const char *granule;
+
+    if (x->source == OVERLAY_SPILLED)
+        granule = fetch_pin(o->spilled, x->at.granule);
+    else
+        granule = image_pin(o->image, &x->at);
+    return granule ? granule + x->at.offset : NULL;
+}
+
+void overlay_unpin(struct overlay *o, const struct overlay_extent *x)
+{
+    if (x->source == OVERLAY_SPILLED)
+        fetch_unpin(o->spilled, x->at.granule);
+    else
+        image_unpin(o->image, &x->at);
+}
+
+int overlay_want(struct overlay *o, const struct overlay_extent *x, enum io_priority priority,
+                 struct fetch_waiter *w)
+{
+    if (x->source == OVERLAY_SPILLED)
+        return fetch_want(o->spilled, x->at.granule, priority, w);
+    return image_want(o->image, &x->at, priority, w);
+}
+
+static int copy_pinned(struct overlay *o, const struct overlay_extent *x, void *buf, size_t len)
+{
+    const char *memory = overlay_pin(o, x);
     int r;
 
-    if (!granule)
+    if (!memory)
         return -EAGAIN;
-    r = copy_guarded(buf, granule + x->at.offset, len);
-    image_unpin(o->image, &x->at);
+    r = copy_guarded(buf, memory, len);
+    overlay_unpin(o, x);
     return r;
 }
 
@@ -127,7 +217,8 @@ int overlay_copy(struct overlay *o, const struct overlay_extent *x, void *buf, s
         memset(buf, 0, len_bytes);
         return 0;
     case OVERLAY_IMAGE:
-        return copy_image(o, x, buf, len_bytes);
+    case OVERLAY_SPILLED:
+        return copy_pinned(o, x, buf, len_bytes);
     case OVERLAY_CHANGED:
         break;
     }
@@ -152,6 +243,11 @@ static int lack_of_room(int r)
 int overlay_write(struct overlay *o, uint64_t off, const void *buf, size_t len_bytes)
 {
     return lack_of_room(cache_write(o->changes, off, buf, len_bytes));
+}
+
+bool overlay_await_room(struct overlay *o, uint64_t *patience)
+{
+    return cache_await_room(o->changes, patience);
 }
 
 int overlay_zero(struct overlay *o, uint64_t off, uint64_t len_bytes)

@@ -116,7 +116,7 @@ static inline void layers_change(struct layers_fixture *f, struct test_random *r
 
     for (size_t page = test_random_below(rng, 20); page < pages;
          page += test_random_below(rng, 300)) {
-        size_t n = MIN(1 + test_random_below(rng, 40), pages - page);
+        size_t most = 1 + test_random_below(rng, 40), n = MIN(most, pages - page);
         unsigned char *start = f->content + page * PAGE_BYTES;
 
         if (test_random_below(rng, 3) == 0)

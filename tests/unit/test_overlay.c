@@ -163,7 +163,8 @@ static void no_room_is_said_so(void **state)
 static void change(struct test_random *rng, unsigned char *model)
 {
     uint64_t page = test_random_below(rng, PAGES);
-    size_t n = MIN(1 + test_random_below(rng, 5), PAGES - page) * PAGE_BYTES;
+    uint64_t most = 1 + test_random_below(rng, 5);
+    size_t n = MIN(most, PAGES - page) * PAGE_BYTES;
     unsigned char *at = model + page * PAGE_BYTES;
 
     if (test_random_below(rng, 3) == 0) {
