@@ -2,12 +2,20 @@
 """What tests of failing disks share: a resume whose caches are on one, and a client that judges it."""
 
 import ctypes
+import errno
+import fcntl
+import http.client
 import os
+import struct
 import subprocess
+import time
 
-from thawtest import check, check_equal, skip
+from prometheus import parse_text
+from thawtest import DEADLINE, check, check_equal, skip
 
 MIB = 1 << 20
+_LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C82  # linux/loop.h
+_LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
 _PROCESS_MADVISE, _MADV_PAGEOUT = 440, 21  # asm-generic: unistd.h, mman-common.h
 
 
@@ -43,6 +51,57 @@ def warnings(thaw):
     return [line for line in thaw.stderr().splitlines() if line.startswith("thaw: ")]
 
 
+def scrape(thaw):
+    """{(name, labels): number} of one that was started with --metrics"""
+    host, _, port = thaw.info["metrics"].rpartition(":")
+    c = http.client.HTTPConnection(host, int(port), timeout=DEADLINE)
+    try:
+        c.request("GET", "/metrics")
+        return parse_text(c.getresponse().read().decode())[0]
+    finally:
+        c.close()
+
+
+def disk_errors(samples):
+    """What went wrong with the disk tier, by kind, but for what did not."""
+    name = "thaw_cache_disk_errors_total"
+    return {dict(labels)["kind"]: n for (key, labels), n in samples.items() if key == name and n}
+
+
+class Outcome:
+    """What came of a resume with the disk tier in @folder whose client has touched all of @image.
+
+    @under_way(thaw) is called when it serves, @at_end(thaw) when all has been touched. All bytes
+    must be right, and thaw must end in good order.
+    """
+
+    def __init__(self, case, build, image, folder, *args, under_way=None, at_end=None, client=()):
+        self.thaw = resume(case, build, folder, "tiered", "--metrics", "127.0.0.1:0", *args)
+        if under_way:
+            under_way(self.thaw)
+        touching = client_of(case, self.thaw, image, "--hold", *client)
+        seen = touching.json_line(0)
+        check_equal((seen["errors"], seen["wrong"]), (0, 0), f"errors, and wrong pages, of {seen}")
+        if at_end:
+            at_end(self.thaw)
+        samples = self._at_rest()
+        self.errors = disk_errors(samples)
+        self.writable = samples["thaw_cache_disk_writable", ()] == 1
+        touching.stop()
+        self.result = self.thaw.expect_exit(0).result()
+        self.lines = warnings(self.thaw)
+
+    def _at_rest(self):
+        """The samples when nothing waits to be written any more, or nothing is written at all."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            samples = scrape(self.thaw)
+            if not (samples["thaw_cache_disk_behind", ()] and samples["thaw_cache_disk_writable", ()]):
+                return samples
+            check(time.monotonic() < until, "granules wait to be written to the disk")
+            time.sleep(0.01)  # nobody tells when
+
+
 class _Range(ctypes.Structure):
     _fields_ = [("base", ctypes.c_size_t), ("bytes", ctypes.c_size_t)]
 
@@ -65,25 +124,57 @@ def page_out(pid, path):
         skip(f"process_madvise: {os.strerror(ctypes.get_errno())}")
 
 
-class LoopDisk:
-    """A file system on a loop device over a file. tear() takes the device away under it."""
+def _attach(image):
+    """A loop device over @image, which goes with its last user: (its descriptor, its path)."""
+    with open("/dev/loop-control", "rb") as control:
+        while True:
+            path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+            fd, backing = os.open(path, os.O_RDWR), os.open(image, os.O_RDWR)
+            # struct loop_config: fd, block_size, struct loop_info64 with lo_flags, reserved
+            config = struct.pack("=II52xI240x", backing, 4096,
+                                 _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO)
+            try:
+                fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
+                return fd, path
+            except OSError as e:
+                os.close(fd)
+                if e.errno != errno.EBUSY:  # somebody else was quicker
+                    raise
+            finally:
+                os.close(backing)
 
-    def __init__(self, case, name="disk", size_bytes=128 * MIB, mkfs=("mkfs.ext4", "-q", "-F")):
-        self.path = case.path(name)
-        self._image = case.path(name + ".image")
+
+class LoopDisk:
+    """A file system on a loop device over a file in @folder; nothing is kept of the file's pages."""
+
+    def __init__(self, case, folder=None, size_bytes=128 * MIB, mkfs=("mkfs.ext4", "-q", "-F", "-b", "4096")):
+        self.path = case.path("disk")
+        self._image = os.path.join(folder or case.dir, "disk.image")
         with open(self._image, "wb") as f:
             f.truncate(size_bytes)
         os.mkdir(self.path)
+        self._run(*mkfs, self._image)
+        try:
+            fd, device = _attach(self._image)
+        except OSError as e:
+            skip(f"no loop device can be had: {e}")
+        try:
+            self._run("mount", device, self.path)
+        finally:
+            os.close(fd)
+        case.on_end(self.unmount)
+
+    @staticmethod
+    def _run(*command):
         path = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
-        for command in ((*mkfs, self._image), ("mount", "-o", "loop", self._image, self.path)):
-            p = subprocess.run(command, env=path, capture_output=True, text=True, check=False)
-            if p.returncode != 0:
-                skip(f"{command[0]} does not do: {p.stderr.strip()}")
-        case.on_end(self._unmount)
+        p = subprocess.run(command, env=path, capture_output=True, text=True, check=False)
+        if p.returncode != 0:
+            skip(f"{command[0]} does not do: {p.stderr.strip()}")
 
     def tear(self):
-        """Nothing that is not in memory comes back, and nothing can be written."""
+        """What is not in memory does not come back."""
         os.truncate(self._image, 0)
 
-    def _unmount(self):
-        subprocess.run(["umount", "-l", self.path], check=False)
+    def unmount(self):
+        if os.path.ismount(self.path):
+            subprocess.run(["umount", "-l", self.path], check=False)

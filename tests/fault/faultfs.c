@@ -37,6 +37,7 @@
 #define NODES      4096
 #define DATA_BYTES MIB
 #define BUFFER     (DATA_BYTES + 64 * KIB) /* of a request, with room for its head */
+#define SECTOR     512u
 #define PROC_BYTES 32
 #define DIRENT_MAX 4096
 
@@ -373,9 +374,10 @@ static int do_release(struct call *c)
     return 0;
 }
 
+/* Whole sectors, as a disk does it; what is smaller is not torn. So it comes to an end. */
 static uint32_t as_told(const struct call *c, uint32_t size)
 {
-    return c->fault.kind == FAULT_SHORT ? size / 2 : size;
+    return c->fault.kind == FAULT_SHORT && size > SECTOR ? size / 2 / SECTOR * SECTOR : size;
 }
 
 static int do_read(struct call *c)
@@ -474,7 +476,7 @@ static int do_readdir(struct call *c)
 
 /* --- requests --- */
 
-/* Not FUSE_ASYNC_DIO: with it the kernel makes EIO of a short write. */
+/* FUSE_ASYNC_DIO: as with a disk, who starts a read by io_uring does not sleep in it. */
 static int do_init(struct call *c)
 {
     const struct fuse_init_in *in = c->arg;
@@ -484,8 +486,8 @@ static int do_init(struct call *c)
         .major = FUSE_KERNEL_VERSION,
         .minor = FUSE_KERNEL_MINOR_VERSION,
         .max_readahead = in->max_readahead,
-        .flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS |
-                              FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS),
+        .flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO |
+                              FUSE_FLOCK_LOCKS | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS),
         .max_background = 256,
         .congestion_threshold = 192,
         .max_write = DATA_BYTES,

@@ -35,7 +35,7 @@ enum fault_op {
 enum fault_kind {
     FAULT_NONE,
     FAULT_ERROR, /* it fails with an errno and has done nothing */
-    FAULT_SHORT, /* a read or write of half as many bytes */
+    FAULT_SHORT, /* a read or write of half as many sectors */
     FAULT_FLIP,  /* a read whose bytes are wrong: one bit of each page */
     FAULT_HANG,  /* no answer until told */
 };

@@ -96,7 +96,7 @@ def the_disk_goes_away(case, disk):
 
 
 def the_device_is_torn_away(case):
-    disk = LoopDisk(case, mkfs=("mkfs.ext4", "-q", "-F", "-O", "^has_journal"))
+    disk = LoopDisk(case, mkfs=("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal"))
     image, build = build_of(case)
     thaw = resume(case, build, disk.path, "file", "--accept", "2")
     touch(case, thaw, image, "--pages", "1000")
