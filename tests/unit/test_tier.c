@@ -137,11 +137,12 @@ static void it_is_there_after_a_close_and_a_restart(void **state)
     bytes = tier_file_bytes(f);
     assert_int_equal(tier_counters(t).bytes, bytes);
     tier_file_close(f);
-    assert_int_equal(tier_counters(t).bytes, bytes);
+    /* From here on the file system is asked, which may count a block for its own tables. */
+    assert_in_range(tier_counters(t).bytes, bytes, bytes + GRANULE_BYTES);
     tier_destroy(t);
 
     t = open_tier(folder, io, 0);
-    assert_int_equal(tier_counters(t).bytes, bytes);
+    assert_in_range(tier_counters(t).bytes, bytes, bytes + GRANULE_BYTES);
     f = open_object(t, "memfile", SIZE);
     assert_int_equal(tier_counters(t).bytes, bytes);
     assert_int_equal(count_good(f, SIZE, 1, 0, GRANULES), GRANULES);
