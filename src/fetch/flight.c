@@ -19,23 +19,6 @@ static struct flight *take_locked(struct fetch *f, enum io_priority priority)
     return fl;
 }
 
-struct flight *flight_take(struct fetch *f, enum io_priority priority, uint32_t granules)
-{
-    struct cache_room room;
-    struct flight *fl;
-
-    if (cache_room_take(f->caches, granules, priority == IO_DEMAND, &room) < 0)
-        return NULL;
-    mutex_lock(&f->mu);
-    fl = take_locked(f, priority);
-    mutex_unlock(&f->mu);
-    if (fl)
-        fl->room = room;
-    else
-        cache_room_put(f->caches, &room); /* who waits for room is sent for by one of the flights */
-    return fl;
-}
-
 /* The oldest one parked, in a list of its own. */
 static struct fetch_waiter *unpark_one(struct parking *p)
 {
@@ -207,6 +190,35 @@ static bool all_flights_free(struct fetch *f)
     return f->free_count == FLIGHT_POOL;
 }
 
+/* Who is parked waits for a flight or for room. When neither is awaited, nobody else will send him:
+ * then pins are all that is in the way, or nothing. */
+static void send_if_nobody_will(struct fetch *f)
+{
+    if (all_flights_free(f) && !cache_room_awaited(f->caches))
+        flight_room_made(f);
+}
+
+struct flight *flight_take(struct fetch *f, enum io_priority priority, uint32_t granules)
+{
+    struct cache_room room;
+    struct flight *fl;
+
+    if (cache_room_take(f->caches, granules, priority == IO_DEMAND, &room) < 0)
+        return NULL;
+    mutex_lock(&f->mu);
+    fl = take_locked(f, priority);
+    mutex_unlock(&f->mu);
+    if (fl) {
+        fl->room = room;
+        return fl;
+    }
+    /* All were out; but they may have come back since, and who parked meanwhile waits for our room.
+     */
+    cache_room_put(f->caches, &room);
+    send_if_nobody_will(f);
+    return NULL;
+}
+
 void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority priority)
 {
     struct parking *p = &f->parked[priority];
@@ -224,8 +236,8 @@ void flight_park(struct fetch *f, struct fetch_waiter *w, enum io_priority prior
     fl = flight_take(f, priority, 1);
     if (fl)
         flight_put(f, fl);
-    else if (all_flights_free(f) && !cache_room_awaited(f->caches))
-        flight_room_made(f); /* pins are all that is in the way, of whose end nobody tells */
+    else
+        send_if_nobody_will(f);
 }
 
 void waiter_finish(struct fetch_waiter *w, int result)
