@@ -31,7 +31,7 @@ packages_of() {
             packages_of build demo
             printf '%s\n' clang libclang-rt-14-dev clang-tidy clang-format cppcheck codespell \
                 shellcheck libcmocka-dev nbdkit libnbd-bin python3-libnbd fio qemu-utils prometheus \
-                xfsprogs chromium
+                xfsprogs chromium spin
             ;;
         demo)
             printf '%s\n' qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio python3 \
