@@ -40,11 +40,11 @@ struct tier {
     char *path;           /* owned: of the folder, to be told */
     int files;            /* owned: the folder in it where the files are */
     int lock;             /* owned: the file that is locked */
-    bool owned;           /* this process has locked it */
     uint64_t max_bytes;   /* UINT64_MAX: no bound */
     unsigned keep_free_percent;
+    bool owned;   /* this process has locked it */
+    bool started; /* the thread was */
     pthread_t thread;
-    bool started;
 
     pthread_mutex_t folder_mu;       /* before mu */
     pthread_mutex_t mu;              /* a leaf */
@@ -76,9 +76,9 @@ struct tier {
     _Atomic(uint64_t) evicted_bytes, damaged, no_room; /* [a] */
 
     /* [t] thaw-tier only */
-    unsigned batches;        /* written since sums were */
     uint64_t room_bytes;     /* that the file system had, when it was asked last */
     uint64_t unlooked_bytes; /* written since then */
+    unsigned batches;        /* written since sums were */
     bool idle_priority;
 };
 

@@ -60,19 +60,20 @@ static void load_pages(struct tier_file *f, uint32_t first, uint32_t end, uint8_
 {
     while (first < end) {
         uint32_t count = MIN(end - first, LOAD_PAGES);
-        ssize_t n = file_read_at(f->sums_file, buf, count * SUMS_PAGE_BYTES, page_offset(first));
+        size_t len = (size_t)count * SUMS_PAGE_BYTES;
+        ssize_t n = file_read_at(f->sums_file, buf, len, page_offset(first));
 
         if (n < 0)
             tier_failure(f->tier, TIER_READS, (int)n);
-        for (uint32_t i = 0; (ssize_t)((i + 1) * SUMS_PAGE_BYTES) <= n; i++)
-            take_page(f, first + i, buf + (size_t)i * SUMS_PAGE_BYTES);
+        for (ssize_t at = 0; at + SUMS_PAGE_BYTES <= n; at += SUMS_PAGE_BYTES)
+            take_page(f, first + (uint32_t)(at / SUMS_PAGE_BYTES), buf + at);
         first += count;
     }
 }
 
 void tier_sums_load(struct tier_file *f)
 {
-    uint8_t *buf CLEANUP_FREE = aligned_alloc(PAGE_BYTES, LOAD_PAGES * SUMS_PAGE_BYTES);
+    uint8_t *buf CLEANUP_FREE = aligned_alloc(PAGE_BYTES, (size_t)LOAD_PAGES * SUMS_PAGE_BYTES);
     off_t start, end = TIER_PAGE_BYTES, last = (off_t)page_offset(page_count(f));
 
     while (buf && end < last && (start = lseek(f->sums_file, end, SEEK_DATA)) >= 0) {

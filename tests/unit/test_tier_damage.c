@@ -168,6 +168,7 @@ static void one_file_without_the_other_is_none(void **state)
 
 static void a_hole_in_the_data_is_no_granule(void **state)
 {
+    struct open o;
     int fd;
 
     (void)state;
@@ -177,6 +178,9 @@ static void a_hole_in_the_data_is_no_granule(void **state)
                                3 * GRANULE_BYTES + 8192, GRANULE_BYTES),
                      0);
     close(fd);
+    o = open_all();
+    assert_int_equal(count_present(o.file, 0, HEAD), HEAD - 2); /* which nobody has to read */
+    close_all(&o);
     expect_good(HEAD - 2, HEAD);
 }
 
@@ -298,15 +302,41 @@ static void who_only_reads_leaves_damage_alone(void **state)
 
 #define KILLED_BATCHES 75u /* of 4 granules: twice are sums written, and some are not */
 
-/* Writes, and dies by SIGKILL with its file open. */
+/* Gives one batch after the other, and then the process dies by SIGKILL with its file open. */
+struct dying {
+    struct tier_behind behind;
+    struct tier_file *file;
+    uint32_t batches;
+    char *buf;
+};
+
+static void dying_done(struct tier_write *w, int result)
+{
+    const struct dying *d = w->context;
+
+    if (result < 0)
+        _exit(1);
+    if (d->batches == KILLED_BATCHES)
+        raise(SIGKILL);
+}
+
+static bool dying_next(struct tier_behind *b, struct tier_write *w)
+{
+    struct dying *d = container_of(b, struct dying, behind);
+
+    fill_write(w, d->file, SIZE, 1, 4 * d->batches++, 4, d->buf);
+    w->done = dying_done;
+    w->context = d;
+    return true;
+}
+
 static int write_and_die(void)
 {
     struct open o = open_all();
+    struct dying d = {.behind.next = dying_next, .file = o.file, .buf = buffer(RUN_BYTES)};
 
-    for (uint32_t i = 0; i < KILLED_BATCHES; i++)
-        write_range(o.tier, o.file, SIZE, 1, 4 * i, 4);
-    raise(SIGKILL);
-    return 0;
+    tier_set_behind(o.tier, &d.behind);
+    return pause();
 }
 
 static int try_to_own(void)

@@ -52,6 +52,16 @@ static void set_used(const char *name, time_t when)
     free(path);
 }
 
+static time_t used_at(const char *name)
+{
+    char *path = path_of(folder, name, ".data");
+    struct stat st;
+
+    assert_int_equal(stat(path, &st), 0);
+    free(path);
+    return st.st_mtime;
+}
+
 static bool exists(const char *name)
 {
     char *data = path_of(folder, name, ".data"), *sums = path_of(folder, name, ".sums");
@@ -114,7 +124,7 @@ static void what_is_not_open_goes_first_and_the_oldest_of_it(void **state)
     tier_destroy(t);
 }
 
-/* To open it is to use it. */
+/* To open it is to use it until it is closed. */
 static void what_was_opened_lately_stays(void **state)
 {
     struct tier *t = open_tier(folder, io, 3 * REGION);
@@ -125,7 +135,11 @@ static void what_was_opened_lately_stays(void **state)
     make_object(t, "second");
     set_used("first", 10);
     set_used("second", 20);
-    tier_file_close(open_object(t, "first", SMALL));
+    f = open_object(t, "first", SMALL);
+    assert_true(used_at("first") > 20);
+    set_used("first", 10);
+    tier_file_close(f);
+    assert_true(used_at("first") > 20);
     f = open_object(t, "new", SMALL);
     write_range(t, f, SMALL, 1, 0, SMALL_COUNT);
     assert_true(exists("first") && !exists("second"));
