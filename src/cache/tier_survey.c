@@ -43,7 +43,7 @@ static bool is_ours(const char *name)
 
     if (len <= UUID_LEN + 1 + ORIGIN_LEN + SUFFIX_LEN || len >= TIER_FILE_NAME_BYTES)
         return false;
-    snprintf(id, sizeof(id), "%s", name);
+    snprintf(id, sizeof(id), "%.*s", (int)UUID_LEN, name);
     return uuid_parse(id, &build) == 0 && name[UUID_LEN] == '.' &&
            is_origin(name + len - SUFFIX_LEN - ORIGIN_LEN) &&
            (strcmp(name + len - SUFFIX_LEN, ".data") == 0 ||
