@@ -174,6 +174,7 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set)
 
     for (unsigned i = 0; i < CACHE_KINDS; i++)
         c.bytes[i] = get(&set->bytes[i]);
+    c.bytes[CACHE_KIND_OVERLAY] -= MIN(get(&set->spilled_live), c.bytes[CACHE_KIND_OVERLAY]);
     if (set->pool) {
         struct pool_counters pool = pool_counters(set->pool);
 

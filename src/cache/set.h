@@ -101,8 +101,8 @@ uint64_t cache_set_give_back(struct cache_set *set, uint64_t calm_until_ns);
 
 /**
  * struct cache_set_counters
- * @bytes: taken now by the caches of each kind, the passing granules among them; of overlays what
- *         has been written, wherever it is
+ * @bytes: taken now by the caches of each kind, the passing granules among them; not what overlays
+ *         have spilled, of which memory may hold copies of the other kind
  * @charged_bytes: of these, what is charged to the budget; the share of passing granules is not.
  *                 Of `tiered` whole slots, which may have less in them
  * @passing_bytes: of these, passing

@@ -34,7 +34,8 @@ struct cache_set {
     _Atomic(uint64_t) evicted;             /* [a] */
     _Atomic(uint64_t) refused;             /* [a] */
     _Atomic(uint32_t) overlays;            /* [a] that are open: they share the pool */
-    _Atomic(uint64_t) spilled_bytes;       /* [a] */
+    _Atomic(uint64_t) spilled_bytes;       /* [a] since the start */
+    _Atomic(uint64_t) spilled_live;        /* [a] of bytes[CACHE_KIND_OVERLAY], in files now */
     _Atomic(uint64_t) paced;               /* [a] */
     pthread_mutex_t mu;                    /* a leaf */
     struct passing places[PASSING_PLACES]; /* [m] mu: those which are ready */

@@ -55,7 +55,8 @@ struct spill {
     bool nudged;
     bool awaited;                    /* somebody waits for room */
     bool failing;                    /* the last write has failed */
-    uint64_t failures;               /* the owner's, as all above */
+    uint64_t failures;
+    uint64_t live;                   /* spilled blocks that are live; the owner's, as all above */
     _Atomic(uint64_t) written_bytes; /* [a] counters: relaxed */
     _Atomic(uint64_t) paced;
     _Atomic(uint64_t) failed;
@@ -114,6 +115,12 @@ int cache_spill_start(struct cache *c, const struct cache_spill_options *o)
     return 0;
 }
 
+static void count_live(struct spill *s, int64_t blocks)
+{
+    s->live += (uint64_t)blocks;
+    set_count(&s->overlay->set->spilled_live, blocks * (int64_t)PAGE_BYTES);
+}
+
 void spill_destroy(struct spill *s)
 {
     if (!s)
@@ -121,6 +128,7 @@ void spill_destroy(struct spill *s)
     for (unsigned i = 0; i < WRITES; i++)
         assert(!s->writes[i].busy);
     assert(!s->nudged);
+    count_live(s, -(int64_t)s->live);
     numbers_finish(&s->numbers);
     if (s->blocks)
         munmap(s->blocks, s->blocks_bytes);
@@ -224,6 +232,7 @@ void spill_release(struct spill *s, uint32_t place)
     uint32_t granule = (place & ~PLACE_SPILLED) / SEGMENT_BLOCKS;
 
     assert(s->blocks[granule] > 0);
+    count_live(s, -1);
     if (--s->blocks[granule] == 0)
         retire(s, granule);
 }
@@ -330,6 +339,7 @@ static void land(struct spill_write *w)
         /* First ready, then found there. */
         granule_keep(s->to.granules, granule, w->slots[i]);
         s->blocks[granule] = log_land(m, w->slots[i], granule);
+        count_live(s, s->blocks[granule]);
         if (s->blocks[granule] == 0)
             retire(s, granule);
     }

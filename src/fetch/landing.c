@@ -190,6 +190,8 @@ static void measure(const struct flight *fl, uint64_t read_ns, bool good)
     if (fl->data_result > 0) {
         metric_chunks_store_bytes_add((uint64_t)fl->data_result, result);
         metric_fetch_bytes_add((uint64_t)fl->data_result, source);
+        if (!fl->object->data)
+            metric_cache_spill_read_add((uint64_t)fl->data_result);
     }
     if (!good)
         metric_fetch_failures_add(1, source);

@@ -22,6 +22,7 @@ struct host_metrics {
     struct throttle *throttle; /* owned */
     struct metrics_watch cache_bytes, budget, not_kept, evictions, given_back, refused, pauses,
         time;
+    struct metrics_watch paced, spilled;
     struct metrics_watch disk_written, disk_evicted, disk_errors, disk_behind, disk_not_written,
         disk_writable;
 };
@@ -80,6 +81,8 @@ static struct cache_set_counters all_caches(const struct host_metrics *m)
         sum.not_kept += c.not_kept;
         sum.refused += c.refused;
         sum.given_bytes += c.given_bytes;
+        sum.spilled_bytes += c.spilled_bytes;
+        sum.paced += c.paced;
     }
     return sum;
 }
@@ -115,6 +118,16 @@ static void add_given_back(void *arg, double *values)
 static void add_refused(void *arg, double *values)
 {
     *values += (double)all_caches(arg).refused;
+}
+
+static void add_paced(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).paced;
+}
+
+static void add_spilled(void *arg, double *values)
+{
+    *values += (double)all_caches(arg).spilled_bytes;
 }
 
 static void add_disk_written(void *arg, double *values)
@@ -221,6 +234,8 @@ int host_metrics_start(struct thaw_host *h, struct host_metrics **ret, struct th
     watch(m, &m->evictions, METRIC_cache_evictions, add_evictions);
     watch(m, &m->given_back, METRIC_cache_given_back, add_given_back);
     watch(m, &m->refused, METRIC_cache_refused, add_refused);
+    watch(m, &m->paced, METRIC_cache_paced, add_paced);
+    watch(m, &m->spilled, METRIC_cache_spilled, add_spilled);
     watch(m, &m->disk_written, METRIC_disk_written, add_disk_written);
     watch(m, &m->disk_evicted, METRIC_disk_evicted, add_disk_evicted);
     watch(m, &m->disk_errors, METRIC_disk_errors, add_disk_errors);
@@ -243,6 +258,8 @@ void host_metrics_stop(struct host_metrics *m)
     metrics_unwatch(&m->evictions);
     metrics_unwatch(&m->given_back);
     metrics_unwatch(&m->refused);
+    metrics_unwatch(&m->paced);
+    metrics_unwatch(&m->spilled);
     metrics_unwatch(&m->disk_written);
     metrics_unwatch(&m->disk_evicted);
     metrics_unwatch(&m->disk_errors);

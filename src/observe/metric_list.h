@@ -46,6 +46,12 @@
              "Memory that the caches gave back because the host was short of it.")                 \
     METRIC_0(counter, cache_refused, "{write}", "thaw.cache.refused",                              \
              "Writes to disks that got ENOSPC: the budget was spent.")                             \
+    METRIC_0(counter, cache_paced, "{write}", "thaw.cache.paced",                                  \
+             "Times that a write to a disk waited for room: its changes were being spilled.")      \
+    METRIC_0(counter, cache_spilled, "By", "thaw.cache.spilled",                                   \
+             "Changes of disks that were written to the disk tier.")                               \
+    METRIC_0(counter, cache_spill_read, "By", "thaw.cache.spill_read",                             \
+             "What was read back of these.")                                                       \
     METRIC_0(counter, disk_written, "By", "thaw.cache.disk.written",                               \
              "What was written to the disk tier of the caches.")                                   \
     METRIC_0(counter, disk_evicted, "By", "thaw.cache.disk.evicted",                               \
