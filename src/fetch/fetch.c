@@ -102,11 +102,21 @@ bool fetch_ready(const struct fetch_object *o, uint32_t granule)
     return cache_state(o->cache, granule) == CACHE_READY;
 }
 
+/*
+ * Whether somebody reads on where a flight ended lately. That the granule before is there says
+ * nothing: in memory that has been in use for a while it may have been there for long, and whoever
+ * jumps about would read half as much again as he needs.
+ */
 static bool sequential(const struct fetch_object *o, uint32_t granule)
 {
-    return granule > 0 && cache_state(o->cache, granule - 1) != CACHE_ABSENT &&
-           granule + 1 < cache_granules(o->cache) &&
-           cache_state(o->cache, granule + 1) == CACHE_ABSENT;
+    if (granule == 0 || granule + 1 >= cache_granules(o->cache) ||
+        cache_state(o->cache, granule + 1) != CACHE_ABSENT)
+        return false;
+    for (unsigned i = 0; i < STREAM_ENDS; i++) {
+        if (atomic_load_explicit(&o->ends[i], memory_order_relaxed) == granule)
+            return true;
+    }
+    return false;
 }
 
 /* The flights that a request has in hand: it takes them before it knows whether it needs them. */

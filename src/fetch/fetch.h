@@ -160,7 +160,7 @@ bool fetch_ready(const struct fetch_object *o, uint32_t granule);
  * fetch_want() - ask for a granule that could not be pinned
  * @w: with msg.deliver and to set; fetch's until its message is delivered
  *
- * Asking for the granule after one that is there or under way reads a few more ahead. In a closed
+ * Asking for the granule where one of the last flights ended reads a few more ahead. In a closed
  * cache the message says -ESHUTDOWN.
  *
  * Returns: 0 when @w will get a message, -EALREADY when the granule became ready meanwhile (@w is

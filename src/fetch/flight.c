@@ -317,6 +317,7 @@ int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first
     fl->next = *list;
     *list = fl;
     o->flights++;
+    atomic_store_explicit(&o->ends[o->next_end++ % STREAM_ENDS], g, memory_order_relaxed);
     return 0;
 }
 

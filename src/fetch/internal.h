@@ -17,6 +17,7 @@
 #define FLIGHT_RESERVE      (FLIGHT_POOL / 8) /* flights that only a demand may take */
 #define FLIGHT_BACKGROUND   16u
 #define READ_AHEAD_GRANULES 8u
+#define STREAM_ENDS         64u /* where readers may go on: two for each reader, or one */
 
 /*
  * One read of granules [first, first + count) of an object, within one chunk and one page of sums.
@@ -110,6 +111,10 @@ struct fetch_object {
     pthread_cond_t landed;
     struct flight **chunks; /* [m] mu: the flights under way in each chunk */
     unsigned flights;       /* [m] mu: how many in all */
+    /* The granules that follow the last flights, written in turn; 0 for none. [a] relaxed: who
+     * misses one reads less ahead. */
+    _Atomic(uint32_t) ends[STREAM_ENDS];
+    unsigned next_end; /* [m] mu */
 };
 
 /* --- sums.c --- */

@@ -159,6 +159,21 @@ static void reads_ahead_of_a_sequence(void **state)
     mailbox_finish(&c.inbox);
 }
 
+/* Its neighbour has been there for a while: that is no sequence. */
+static void reads_nothing_ahead_of_who_jumps_about(void **state)
+{
+    uint64_t before = fetch_counters(f.fetch).read_bytes;
+    uint32_t wanted = 2;
+
+    (void)state;
+    assert_int_equal(want_one(100), 0);
+    for (uint32_t g = 110; wanted <= STREAM_ENDS + 1; g += 10, wanted++)
+        assert_int_equal(want_one(g), 0);
+    assert_int_equal(want_one(101), 0);
+    assert_int_equal(cache_state(object->cache, 102), CACHE_ABSENT);
+    assert_int_equal(fetch_counters(f.fetch).read_bytes - before, wanted * GRANULE_BYTES);
+}
+
 /* Threads that all want everything, in different orders. */
 static _Atomic(unsigned) failures;
 
@@ -367,6 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(granules_arrive_verified),
         TEST(reads_ahead_of_a_sequence),
+        TEST(reads_nothing_ahead_of_who_jumps_about),
         TEST(one_flight_for_any_number_of_waiters),
         TEST(waiters_beyond_the_pool_are_told_to_come_back),
         TEST(a_demand_overtakes_background),
