@@ -50,13 +50,18 @@ static void set_usual_bound(struct tier *t)
         t->max_bytes = fstatvfs(t->files, &v) < 0 ? UINT64_MAX : v.f_blocks / 4 * v.f_frsize;
 }
 
-/* Who has the lock says so in the file; nothing depends on it. */
+/* Who has the lock says so in the file, which is written like all others: past the page cache.
+ * Nothing depends on it. */
 static void write_owner(struct tier *t)
 {
-    char text[16];
-    int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+    char *page CLEANUP_FREE = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
 
-    if (ftruncate(t->lock, 0) < 0 || file_write_at(t->lock, text, (size_t)n, 0) < 0)
+    if (!page)
+        return;
+    memset(page, 0, PAGE_BYTES);
+    snprintf(page, PAGE_BYTES, "%d\n", (int)getpid());
+    if (ftruncate(t->lock, 0) < 0 || fcntl(t->lock, F_SETFL, O_DIRECT) < 0 ||
+        file_write_at(t->lock, page, PAGE_BYTES, 0) < 0)
         log_debug("%s/lock does not say whose it is: %s", t->path, strerror(errno));
 }
 
