@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,6 +17,7 @@
 
 #define GROUP_PREFIX "thaw-bench-"
 #define FILES_MAX    256u
+#define FOLDERS_DEEP 3u /* below the one that is looked at */
 
 /* --- the group --- */
 
@@ -149,7 +149,8 @@ static void add_dirty(struct look *l, int folder, const char *name, ino_t ino)
         l->f->dirty_error = r;
 }
 
-static void look_at(struct look *l, DIR *dir, bool descriptors)
+/* The memfds and files among the descriptors of a process. */
+static void look_at_open(struct look *l, DIR *dir)
 {
     const struct dirent *d;
 
@@ -157,14 +158,35 @@ static void look_at(struct look *l, DIR *dir, bool descriptors)
         char target[16] = "";
         struct stat st;
 
-        if (fstatat(dirfd(dir), d->d_name, &st, descriptors ? 0 : AT_SYMLINK_NOFOLLOW) < 0 ||
-            !S_ISREG(st.st_mode))
+        if (fstatat(dirfd(dir), d->d_name, &st, 0) < 0 || !S_ISREG(st.st_mode))
             continue;
-        if (descriptors && readlinkat(dirfd(dir), d->d_name, target, sizeof(target) - 1) > 0 &&
+        if (readlinkat(dirfd(dir), d->d_name, target, sizeof(target) - 1) > 0 &&
             strncmp(target, "/memfd:", 7) == 0)
             l->memory_bytes += (uint64_t)st.st_blocks * 512;
         else if (l->f->device && st.st_dev == l->f->device)
             add_dirty(l, dirfd(dir), d->d_name, st.st_ino);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+/* Files of a folder and of the folders in it. */
+static void look_at_folder(struct look *l, const char *path, unsigned depth)
+{
+    DIR *dir = opendir(path);
+    const struct dirent *d;
+
+    while (dir && (d = readdir(dir))) {
+        char below[PATH_MAX];
+        struct stat st;
+
+        if (d->d_name[0] == '.' || fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+            continue;
+        if (S_ISREG(st.st_mode))
+            add_dirty(l, dirfd(dir), d->d_name, st.st_ino);
+        else if (S_ISDIR(st.st_mode) && depth < FOLDERS_DEEP &&
+                 snprintf(below, sizeof(below), "%s/%s", path, d->d_name) < (int)sizeof(below))
+            look_at_folder(l, below, depth + 1);
     }
     if (dir)
         closedir(dir);
@@ -191,9 +213,9 @@ static struct look look(struct footprint *f)
     char path[64];
 
     snprintf(path, sizeof(path), "/proc/%d/fd", f->pid);
-    look_at(&l, opendir(path), true);
+    look_at_open(&l, opendir(path));
     if (f->folder)
-        look_at(&l, opendir(f->folder), false);
+        look_at_folder(&l, f->folder, 0);
     return l;
 }
 
