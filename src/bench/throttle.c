@@ -14,14 +14,10 @@
  * that the floor took, measured before the device is made.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -32,6 +28,7 @@
 #include "bench/capped_device.h"
 #include "bench/html.h"
 #include "bench/report.h"
+#include "bench/room.h"
 #include "bench/throttle_image.h"
 #include "bench/throttle_page.h"
 #include "bench/throttle_run.h"
@@ -47,7 +44,6 @@
 #define PEAK_SLACK    (48 * MIB) /* beside the budget: threads, requests under way, tables */
 #define DIRTY_PERCENT 1
 #define PROBE_BYTES   (16 * MIB)
-#define SLACK_BYTES   (256 * MIB)
 #define MIB_OF(bytes) ((double)(bytes) / (double)MIB)
 #define MS_OF(ns)     ((double)(ns) / (double)NS_PER_MS)
 
@@ -104,27 +100,11 @@ static uint64_t device_bytes(const struct run_job *job)
     return round_up((job->memory_bytes + job->disk_bytes) * 9 / 8 + 128 * MIB, MIB);
 }
 
-static uint64_t available_memory(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long kib = 0;
-    char line[128];
-
-    while (f && fgets(line, sizeof(line), f) && sscanf(line, "MemAvailable: %llu kB", &kib) != 1)
-        ;
-    if (f)
-        fclose(f);
-    return kib * KIB;
-}
-
 /* The guest's memory, the caches; the store, the raw file it is made from, the device's file. */
 static int check_room(const struct throttle_bench *b, struct thaw_error *e)
 {
     const struct run_job *job = &b->job;
-    uint64_t memory = 2 * job->memory_bytes + job->disk_bytes + SLACK_BYTES;
-    uint64_t disk = 2 * job->memory_bytes + device_bytes(job) + SLACK_BYTES;
     char need[SIZE_TEXT_BYTES], have[SIZE_TEXT_BYTES];
-    struct statvfs v;
 
     if (job->memory_bytes < SIZE_MIN || job->memory_bytes % SIZE_UNIT != 0)
         return err_set(e, -EINVAL, "--size must be at least %s and a multiple of %s",
@@ -132,20 +112,8 @@ static int check_room(const struct throttle_bench *b, struct thaw_error *e)
     if (job->memory_bytes > DEVICE_MAX || device_bytes(job) > DEVICE_MAX)
         return err_set(e, -EFBIG, "--size is too large: the device for it would have more than %s",
                        size_format(DEVICE_MAX, need));
-    if (memory > available_memory())
-        return err_set(e, -ENOMEM,
-                       "this takes %s of memory, and there are %s; choose a smaller "
-                       "--size",
-                       size_format(memory, need), size_format(available_memory(), have));
-    if (statvfs(b->options->scratch, &v) < 0)
-        return err_errno(e, -errno, "%s", b->options->scratch);
-    if (disk > v.f_bavail * v.f_frsize)
-        return err_set(e, -ENOSPC,
-                       "this takes %s in %s, and there are %s; choose a smaller --size "
-                       "or another TMPDIR",
-                       size_format(disk, need), b->options->scratch,
-                       size_format(v.f_bavail * v.f_frsize, have));
-    return 0;
+    return room_check(b->options->scratch, 2 * job->memory_bytes + job->disk_bytes,
+                      2 * job->memory_bytes + device_bytes(job), e);
 }
 
 /* --- the device --- */
@@ -185,23 +153,6 @@ static bool is_refusal(int r)
 
 /* --- runs --- */
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st;
-    (void)type;
-    return at->level > 0 ? remove(path) : 0;
-}
-
-/* Nothing of one run is left for the next one: no file, and nothing to be written. */
-static void empty_device(struct throttle_bench *b)
-{
-    int fd CLEANUP_FD = open(b->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    nftw(b->folder, remove_one, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-    if (fd >= 0)
-        (void)syncfs(fd);
-}
-
 static uint64_t budget_bytes(const struct run_job *job)
 {
     uint64_t all = job->memory_bytes + job->disk_bytes;
@@ -224,7 +175,7 @@ static int run_row(struct throttle_bench *b, const struct row *row, struct thaw_
     bench_warm_memory(2 * job.memory_bytes + job.disk_bytes);
     r = run_guest(&job, e);
     if (row->on_device)
-        empty_device(b);
+        room_empty(b->folder);
     return r < 0 ? (err_wrap(e, "row %s", row->name), r) : 0;
 }
 
