@@ -20,7 +20,8 @@
 #include "base/units.h"
 #include "bench/report.h"
 
-static const struct bench *const benches[] = {&bench_fault, &bench_populate, &bench_throttle};
+static const struct bench *const benches[] = {&bench_fault, &bench_populate, &bench_throttle,
+                                              &bench_bounded, &bench_restart};
 
 const struct bench *bench_find(const char *name)
 {

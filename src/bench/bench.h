@@ -45,8 +45,10 @@ struct bench {
     int (*run)(const struct bench_options *o, struct bench_report *r, struct thaw_error *e);
 };
 
+extern const struct bench bench_bounded;
 extern const struct bench bench_fault;
 extern const struct bench bench_populate;
+extern const struct bench bench_restart;
 extern const struct bench bench_throttle;
 
 /** bench_find() - the benchmark called @name, or NULL */

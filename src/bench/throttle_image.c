@@ -15,7 +15,7 @@
 
 #define PIECE_BYTES MIB
 
-static void fill_page(uint64_t *words, uint64_t page)
+void throttle_image_page(uint64_t *words, uint64_t page)
 {
     uint64_t word = run_page_word(page);
 
@@ -32,7 +32,7 @@ static int write_memory(int fd, uint64_t bytes)
 
     for (uint64_t at = 0; at < bytes && r == 0; at += PIECE_BYTES) {
         for (uint64_t off = 0; off < PIECE_BYTES; off += PAGE_BYTES)
-            fill_page(piece + off / sizeof(*piece), (at + off) / PAGE_BYTES);
+            throttle_image_page(piece + off / sizeof(*piece), (at + off) / PAGE_BYTES);
         r = file_write_at(fd, piece, PIECE_BYTES, at);
     }
     return r;

@@ -2,7 +2,7 @@
 #ifndef THAW_BENCH_THROTTLE_IMAGE_H
 #define THAW_BENCH_THROTTLE_IMAGE_H
 
-/* The build that `thaw bench throttle` resumes. */
+/* The build that `thaw bench throttle`, `bounded` and `restart` resume. */
 
 #include <stdint.h>
 
@@ -19,5 +19,8 @@ struct thaw_error;
                                                       uint64_t memory_bytes, uint64_t disk_bytes,
                                                       char ret_build[THAW_BUILD_ID_BYTES],
                                                       struct thaw_error *e);
+
+/** throttle_image_page() - what page @page of its memory holds, into the PAGE_BYTES at @words */
+void throttle_image_page(uint64_t *words, uint64_t page);
 
 #endif

@@ -440,7 +440,8 @@ int throttle_page_write(struct throttle_page *p, const struct bench_report *repo
     html_element(h, "p",
                  "A guest touches all of its memory and writes to its disk, while what is fetched "
                  "for it goes into a cache on a device that writes a quarter of what the store "
-                 "gives. The floor keeps nothing; the drawings are of the last round.");
+                 "gives. The floor keeps nothing, and tiered has memory for a quarter of it; the "
+                 "drawings are of the last round.");
     table_of_ratios(h, report);
     draw_stall(h, p);
     draw_served(h, p);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -55,11 +56,11 @@ static int open_uffd(const struct bench_vm *vm)
     return TAKE_FD(fd);
 }
 
-static int send_handover(const struct bench_vm *vm)
+static int send_handover(const struct bench_vm *vm, uint64_t page_bytes)
 {
     struct handover_region region = {{(uintptr_t)vm->memory}, vm->bytes, {0}};
     char body[256], control[CMSG_SPACE(sizeof(int))] = {0};
-    int n = handover_encode(&region, 1, PAGE_BYTES, body, sizeof(body));
+    int n = handover_encode(&region, 1, page_bytes, body, sizeof(body));
     struct iovec iov = {.iov_base = body, .iov_len = (size_t)n};
     struct msghdr msg = {
         .msg_iov = &iov,
@@ -78,12 +79,14 @@ static int send_handover(const struct bench_vm *vm)
     return sendmsg(vm->sock, &msg, MSG_NOSIGNAL) == n ? 0 : -errno;
 }
 
-int bench_vm_start(struct bench_vm *vm, const char *socket_path, uint64_t bytes,
-                   struct thaw_error *e)
+static int start(struct bench_vm *vm, const char *socket_path, uint64_t bytes, uint64_t page_bytes,
+                 struct thaw_error *e)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    /* Huge pages are reserved here, rather than missed in a page fault. */
+    int flags = page_bytes == PAGE_BYTES ? MAP_NORESERVE : MAP_HUGETLB | MAP_HUGE_2MB;
+    void *map =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
     int r;
 
     *vm = (struct bench_vm){.uffd = -1, .sock = -1};
@@ -98,8 +101,20 @@ int bench_vm_start(struct bench_vm *vm, const char *socket_path, uint64_t bytes,
     vm->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (vm->sock < 0 || connect(vm->sock, (struct sockaddr *)&addr, sizeof(addr)) < 0)
         return err_errno(e, -errno, "connecting to %s", socket_path);
-    r = send_handover(vm);
+    r = send_handover(vm, page_bytes);
     return r < 0 ? err_errno(e, r, "handing memory over") : 0;
+}
+
+int bench_vm_start(struct bench_vm *vm, const char *socket_path, uint64_t bytes,
+                   struct thaw_error *e)
+{
+    return start(vm, socket_path, bytes, PAGE_BYTES, e);
+}
+
+int bench_vm_start_huge(struct bench_vm *vm, const char *socket_path, uint64_t bytes,
+                        struct thaw_error *e)
+{
+    return start(vm, socket_path, bytes, 2 * MIB, e);
 }
 
 void bench_vm_finish(struct bench_vm *vm)
@@ -135,7 +150,7 @@ static void *touch(void *arg)
     return NULL;
 }
 
-static uint32_t *shuffled(size_t n)
+uint32_t *bench_shuffled(size_t n)
 {
     uint32_t *order = malloc(n * sizeof(*order));
     uint64_t seed = 88172645463325252u;
@@ -158,7 +173,7 @@ int bench_vm_touch(struct bench_vm *vm, unsigned threads, int cpu, uint32_t *ret
     size_t pages = vm->bytes / PAGE_BYTES, share = pages / threads;
     struct toucher touchers[TOUCHERS_MAX];
     pthread_t ids[TOUCHERS_MAX];
-    uint32_t *order CLEANUP_FREE = shuffled(pages);
+    uint32_t *order CLEANUP_FREE = bench_shuffled(pages);
     unsigned started = 0;
     int r = order ? 0 : -ENOMEM;
 

@@ -24,6 +24,11 @@ struct bench_vm {
 [[gnu::warn_unused_result]] int bench_vm_start(struct bench_vm *vm, const char *socket_path,
                                                uint64_t bytes, struct thaw_error *e);
 
+/** bench_vm_start_huge() - the same with memory of 2 MiB pages; -ENOMEM if the host has not as many
+ */
+[[gnu::warn_unused_result]] int bench_vm_start_huge(struct bench_vm *vm, const char *socket_path,
+                                                    uint64_t bytes, struct thaw_error *e);
+
 /** bench_vm_finish() - the end of the VM; safe on a zeroed struct */
 void bench_vm_finish(struct bench_vm *vm);
 
@@ -44,6 +49,10 @@ void bench_vm_finish(struct bench_vm *vm);
  * whoever comes first would pay for it.
  */
 void bench_warm_memory(uint64_t bytes);
+
+/** bench_shuffled() - the numbers below @n in random order, the same each time; or NULL. Free it.
+ */
+uint32_t *bench_shuffled(size_t n);
 
 /** bench_pin() - keep the calling thread on processor @cpu, if there is one */
 void bench_pin(int cpu);

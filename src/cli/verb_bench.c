@@ -12,7 +12,7 @@ enum key { ROUNDS, SIZE, BACKING, JSON, HTML };
 
 static const struct option_spec options[] = {
     {"rounds", "N", "how often each contender runs (default 5)", ROUNDS},
-    {"size", "SIZE", "of the image (throttle; default 256M)", SIZE},
+    {"size", "SIZE", "of the image (throttle, bounded, restart)", SIZE},
     {"cache-backing", "B", "of thaw's caches (fault, populate; default memfd)", BACKING},
     {"json", NULL, "print a JSON object", JSON},
     {"html", "FILE", "draw what was measured (throttle)", HTML},
@@ -25,7 +25,9 @@ static const struct verb_spec spec = {
              "prints ratios. There are:\n"
              "  fault      a page fault on memory that is in the cache\n"
              "  populate   a whole image installed in the background\n"
-             "  throttle   the stall of caches in files, and its cure; needs root",
+             "  throttle   the stall of caches in files, and its cure; needs root\n"
+             "  bounded    an image that is larger than the memory for it\n"
+             "  restart    what a thaw that was killed has left for the next one",
     .options = options,
 };
 
