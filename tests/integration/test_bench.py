@@ -55,16 +55,20 @@ def cleans_up_after_an_interrupt(case):
 
 # ---- throttle ----
 
-KEPT = ["file", "memfd"]  # by thaw; what follows them are alternatives, which a kernel may lack
+KEPT = ["file", "memfd", "tiered"]  # by thaw
+# What follows them, which a kernel may lack.
 ALTERNATIVES = ["sync_file_range", "o_direct", "dontcache"]
-THROTTLE_RATIOS = {"file_over_floor", "memfd_over_floor", "file_over_memfd", "file_throttled_ms",
-                   "memfd_throttled_ms", "store_p99_over_p50_file", "store_p99_over_p50_memfd"}
+THROTTLE_RATIOS = {"file_over_floor", "memfd_over_floor", "tiered_over_floor", "file_over_memfd",
+                   "file_over_tiered", "file_throttled_ms", "memfd_throttled_ms",
+                   "tiered_throttled_ms", "tiered_dirty_bytes", "tiered_peak_over_budget",
+                   "store_p99_over_p50_file", "store_p99_over_p50_memfd",
+                   "store_p99_over_p50_tiered"}
 THROTTLE_FIGURES = {"wall_s", "mib_per_s", "cpu_s", "throttled_ms", "throttle_pauses",
                     "store_p50_ms", "store_p99_ms", "store_max_ms", "store_p99_over_p50",
                     "page_max_ms", "write_max_ms", "fetched_mib", "memory_mib", "dirty_mib",
-                    "writeback_mib"}
-THROTTLE_FACTS = {"memory_mib", "disk_mib", "store_mib_per_s", "device_mib_per_s",
-                  "throttle_source"}
+                    "writeback_mib", "peak_mib", "files_dirty_bytes"}
+THROTTLE_FACTS = {"memory_mib", "disk_mib", "store_mib_per_s", "device_mib_per_s", "budget_mib",
+                  "throttle_source", "peak_source"}
 
 # Run in a browser: what of the page is too wide, outside its drawing, or not drawn at all.
 LOOK = """
@@ -160,28 +164,47 @@ def throttle_reports(case):
     check_equal(set(out["ratios"]), THROTTLE_RATIOS, "ratios")
     check(THROTTLE_FACTS <= set(out["environment"]), f"environment {out['environment']}")
     rows = {row["name"]: row for row in out["rows"]}
-    check_equal(list(rows)[:3], ["floor", *KEPT], "the first rows")
+    check_equal(list(rows)[:4], ["floor", *KEPT], "the first rows")
     check(set(rows) <= {"floor", *KEPT, *ALTERNATIVES}, f"rows {list(rows)}")
     for name, row in rows.items():
-        check_equal(set(row) - {"name"}, THROTTLE_FIGURES, f"figures of {name}")
-        for figure in THROTTLE_FIGURES:
+        bounded = {"peak_over_budget"} if name == "tiered" else set()
+        check_equal(set(row) - {"name"} | {"files_dirty_bytes"}, THROTTLE_FIGURES | bounded,
+                    f"figures of {name}")
+        for figure in set(row) - {"name"}:
             check_equal(set(row[figure]), {"min", "median", "max", "rounds"}, f"{name}: {figure}")
         check(row["wall_s"]["median"] > 0, f"{name} took no time")
-        # The floor does not keep what it has fetched, and may fetch a granule again.
+        # Who does not keep all that it has fetched may fetch a granule again.
         fetched = row["fetched_mib"]["median"]
-        check(fetched >= 64 if name == "floor" else fetched == 64, f"{name} fetched {fetched}")
-    for name in ("floor", "memfd"):
+        check(fetched >= 64 if name in ("floor", "tiered") else fetched == 64,
+              f"{name} fetched {fetched}")
+    for name in ("floor", "memfd", "tiered"):
         # Sources that are not exact also count waits for other reasons.
         if out["environment"]["throttle_source"] in ("bpf", "perf"):
             check_equal(rows[name]["throttle_pauses"]["max"], 0.0, f"pauses of {name}")
         for figure in ("dirty_mib", "writeback_mib"):  # the file system may keep its own books
             check(rows[name][figure]["max"] < 2, f"{figure} of {name}: {rows[name][figure]}")
     check(rows["memfd"]["memory_mib"]["median"] >= 64 + 16, "memory of memfd")
+    check_memory(out, rows)
     check(rows["floor"]["memory_mib"]["median"] < rows["memfd"]["memory_mib"]["median"] - 32,
           "the floor keeps what it has fetched")
     check_equal(read_file("/proc/sys/kernel/task_delayacct"), before, "task_delayacct")
     nothing_left(case)
     check_page(case, page, rows)
+
+
+def check_memory(out, rows):
+    """What the rows took, whichever account tells; and that both accounts can tell anything."""
+    budget = out["environment"]["budget_mib"]
+    check(rows["memfd"]["peak_mib"]["median"] >= 64 + 16, f"peak of memfd {rows['memfd']}")
+    check(rows["tiered"]["peak_mib"]["median"] >= budget / 2, f"peak of tiered {rows['tiered']}")
+    check(out["ratios"]["tiered_peak_over_budget"] <= 1.05, f"tiered took {rows['tiered']}")
+    if "files_dirty_bytes" in rows["file"]:
+        check(rows["file"]["files_dirty_bytes"]["median"] > 1 << 20, "file has made nothing dirty")
+        check_equal(rows["memfd"]["files_dirty_bytes"]["max"], 0, "memfd has made files dirty")
+        check_equal(rows["tiered"]["files_dirty_bytes"]["max"], 0, "tiered has made files dirty")
+    groups = [p for p in glob.glob("/sys/fs/cgroup/memory/**/thaw-bench-*", recursive=True)
+              if os.path.isdir(p) and not os.path.exists(f"/proc/{p.rsplit('-', 1)[1]}")]
+    check_equal(groups, [], "groups that are left")
 
 
 def check_page(case, page, rows):
@@ -270,7 +293,64 @@ def throttle_survives_being_killed(case):
     nothing_left(case)
 
 
+# ---- tiered ----
+
+def bench_sized(case, name, size, *args, status=0):
+    return case.thaw("bench", name, "--size", size, "--rounds", "1", *args,
+                     env={"TMPDIR": case.dir}, status=status)
+
+
+def huge_pages():
+    return read_file("/proc/sys/vm/nr_hugepages").strip()
+
+
+def bounded_completes(case):
+    before = huge_pages()
+    p = bench_sized(case, "bounded", "64M", "--json")  # a guest finds wrong bytes: it fails
+    out = json.loads(p.stdout())
+    check_equal(set(out["ratios"]), {"sequential_over_unbounded", "random_over_device",
+                                     "random_over_device_alone", "refill_cpu_over_device",
+                                     "large_completes", "huge_completes"}, "ratios")
+    rows = {row["name"]: row for row in out["rows"]}
+    check_equal(out["environment"]["budget_mib"], 8.0, "budget")
+    check_equal(out["ratios"]["large_completes"], 1.0, "large")
+    if "2 MiB pages" in rows:
+        check_equal(out["ratios"]["huge_completes"], 1.0, "2 MiB pages")
+    else:
+        check_equal(out["ratios"]["huge_completes"], None, "2 MiB pages")
+    for name in ("random, 16 at a time", "random, 1 at a time"):
+        for figure in ("us_per_miss", "cpu_us_per_page"):
+            check(min(rows[name][figure][who]["median"] for who in ("thaw", "floor")) > 0,
+                  f"{figure} of {name}: {rows[name]}")
+        # Memory for an eighth, some of which is what was read last.
+        check(rows[name]["missed"]["median"] > 0.5, f"{name} has missed {rows[name]['missed']}")
+        check(rows[name]["from_disk"]["median"] > 0, f"{name} without the disk tier")
+    check(rows["large"]["fetched_over_image"]["median"] >= 1, "what large fetched")
+    check_equal(huge_pages(), before, "huge pages")
+    check(not glob.glob(case.path("thaw-bench-*")), "files are left")
+
+
+def restart_finds_what_was_written(case):
+    out = json.loads(bench_sized(case, "restart", "32M", "--json").stdout())
+    check_equal(set(out["ratios"]), {"from_disk", "warm_over_cold", "store_mib_warm"}, "ratios")
+    rows = {row["name"]: row for row in out["rows"]}
+    check_equal(list(rows), ["cold", "warm"], "rows")
+    check_equal(rows["cold"]["from_disk"]["max"], 0.0, "from a disk tier that was empty")
+    check(rows["cold"]["store_mib"]["median"] >= 32, "read from the store")
+    check(out["ratios"]["from_disk"] >= 0.95, f"from_disk {rows['warm']}")
+    check(not glob.glob(case.path("thaw-bench-*")), "files are left")
+
+
+def tiered_benches_refuse(case):
+    for name, size, word in (("bounded", "32M", "at least"), ("bounded", "8G", "at most"),
+                             ("bounded", "65M", "multiple of"), ("restart", "8M", "at least"),
+                             ("restart", "100T", "at most")):
+        check_in(word, bench_sized(case, name, size, status=1).stderr(), f"{name} --size {size}")
+        check_in("--html", case.thaw("bench", name, "--html", "x", status=2).stderr(), name)
+
+
 if __name__ == "__main__":
     main(prints_rows_and_ratios, cleans_up_after_an_interrupt, throttle_reports, page_is_drawn,
          throttle_is_skipped_without_root, throttle_refuses, throttle_ends_by_signals,
-         throttle_survives_being_killed)
+         throttle_survives_being_killed, bounded_completes, restart_finds_what_was_written,
+         tiered_benches_refuse)
