@@ -102,8 +102,9 @@ struct tier_file_options {
 /**
  * tier_file_open() - the files of an object, and what is in them. Blocks; any thread.
  *
- * Files that cannot be read, or are another object's, are as good as none: they are replaced. A
- * process without the lock sees what is there now, not what comes later.
+ * Files that cannot be read, or are another object's, are as good as none: they are replaced; but
+ * not where descriptors or memory were short. A process without the lock sees what is there now, not
+ * what comes later.
  *
  * Returns: 0, or -errno; -EROFS where there is none and none can be written, -EBUSY if this tier
  * has it open, -EINVAL for a name that no file can have (format/tier.h). The caller can do without.

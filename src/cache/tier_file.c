@@ -118,6 +118,12 @@ static int make_pair(struct tier_file *f)
     return r;
 }
 
+/* Whether a failure to open them says something of this process or its host, and nothing of them. */
+static bool is_passing(int r)
+{
+    return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EINTR || r == -EAGAIN;
+}
+
 /* Opens or makes the files, and has the name in the list. */
 static int open_or_make(struct tier_file *f)
 {
@@ -130,6 +136,8 @@ static int open_or_make(struct tier_file *f)
         return -EBUSY;
     there = tier_blocks(t, f->data_name) + tier_blocks(t, f->sums_name);
     r = open_pair(f);
+    if (is_passing(r))
+        return r;
     if (r < 0 && !f->writable)
         return -EROFS;
     atomic_fetch_sub_explicit(&t->shut_bytes, (int64_t)there, memory_order_relaxed);

@@ -7,6 +7,7 @@
 #include "tier_fixture.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #include "format/tier.h"
 
@@ -395,6 +396,33 @@ static void another_process_has_the_lock(void **state)
     }
 }
 
+/* --- what is no damage --- */
+
+/* A process without descriptors says nothing of the files: they stay. */
+static void files_stay_where_descriptors_run_out(void **state)
+{
+    struct open o = open_all();
+    struct tier_file *other = NULL;
+    struct rlimit was, low;
+
+    (void)state;
+    write_range(o.tier, o.file, SIZE, 1, 0, HEAD);
+    tier_file_close(o.file);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    for (rlim_t left = 0; left < 2; left++) {
+        int lowest = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+        close(lowest);
+        low = (struct rlimit){(rlim_t)lowest + left, was.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+        assert_int_equal(try_object(o.tier, "memfile", SIZE, &other), -EMFILE);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    }
+    o.file = open_object(o.tier, "memfile", SIZE);
+    assert_int_equal(count_good(o.file, SIZE, 1, 0, HEAD), HEAD);
+    close_all(&o);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -412,6 +440,7 @@ int main(void)
         TEST(what_is_no_file_is_replaced),
         TEST(a_file_that_is_cut_off_has_no_data),
         TEST(who_only_reads_leaves_damage_alone),
+        TEST(files_stay_where_descriptors_run_out),
         TEST(a_killed_writer_loses_little),
         TEST(another_process_has_the_lock),
     };
