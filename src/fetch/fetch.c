@@ -36,6 +36,7 @@ int fetch_create(struct cache_set *caches, struct fetch **ret, struct thaw_error
     f->caches = caches;
     pthread_mutex_init(&f->mu, NULL);
     pthread_mutex_init(&f->objects_mu, NULL);
+    pthread_cond_init(&f->released, NULL);
     r = flights_create(f);
     if (r == 0 && cache_set_tier(caches))
         r = behind_create(cache_set_tier(caches), &f->behind);
@@ -62,6 +63,7 @@ void fetch_destroy(struct fetch *f)
         free(f->flights[i].sums_decoded);
     }
     free(f->flights);
+    pthread_cond_destroy(&f->released);
     pthread_mutex_destroy(&f->objects_mu);
     pthread_mutex_destroy(&f->mu);
     free(f);

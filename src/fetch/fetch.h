@@ -115,8 +115,9 @@ struct fetch_object_options {
 /**
  * fetch_object_open() - an object with its cache, empty unless somebody has it open. Reads nothing.
  *
- * Whoever opens the same object of the same store shares it. Any thread; blocks. Returns: 0, or
- * -errno; -ESTALE when it is open with another size.
+ * Whoever opens the same object of the same store shares it; while the last one who had it closes
+ * it, that is waited for. Any thread; blocks. Returns: 0, or -errno; -ESTALE when it is open with
+ * another size.
  */
 [[gnu::warn_unused_result]] int fetch_object_open(struct fetch *f,
                                                   const struct fetch_object_options *options,

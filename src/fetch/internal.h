@@ -77,7 +77,8 @@ struct fetch {
     unsigned background;                     /* [m] mu: background flights under way */
     struct flight *flights;                  /* owned: all FLIGHT_POOL of them */
     pthread_mutex_t objects_mu;
-    struct fetch_object *objects;   /* [m] objects_mu: those that are open */
+    pthread_cond_t released;        /* with objects_mu: an object has been closed */
+    struct fetch_object *objects;   /* [m] objects_mu: those that are open, or being closed */
     _Atomic(uint64_t) flight_count; /* [a] counters: relaxed */
     _Atomic(uint64_t) read_bytes;
     _Atomic(uint64_t) disk_bytes;
@@ -101,7 +102,7 @@ struct fetch_object {
         *store; /* borrowed; known by this, build and name; NULL: what an overlay spilled */
     struct uuid build;
     char *name;                /* owned */
-    unsigned users;            /* [m] fetch.objects_mu */
+    unsigned users;            /* [m] fetch.objects_mu: 0: it is being closed */
     struct fetch_object *next; /* [m] fetch.objects_mu */
     struct cache *cache;       /* owned */
     struct store_object *data; /* owned; NULL: it is in the disk tier or nowhere */

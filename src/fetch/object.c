@@ -56,7 +56,8 @@ static int object_init(struct fetch_object *o, const struct fetch_object_options
     return chunks_create(o, e);
 }
 
-static void object_destroy(struct fetch_object *o)
+/* Nobody uses it any more: gives back all but its name. */
+static void object_finish(struct fetch_object *o)
 {
     mutex_lock(&o->mu);
     while (o->flights > 0)
@@ -68,11 +69,21 @@ static void object_destroy(struct fetch_object *o)
     if (o->data) /* else the file is of whoever spills */
         tier_file_close(o->tier);
     store_object_close(o->data);
+}
+
+static void object_free(struct fetch_object *o)
+{
     free(o->name);
     free(o->chunks);
     pthread_cond_destroy(&o->landed);
     pthread_mutex_destroy(&o->mu);
     free(o);
+}
+
+static void object_destroy(struct fetch_object *o)
+{
+    object_finish(o);
+    object_free(o);
 }
 
 static struct fetch_object *object_new(struct fetch *f)
@@ -118,6 +129,17 @@ static struct fetch_object *find_locked(const struct fetch *f,
     return o;
 }
 
+/* One that is just being closed has the files in the disk tier: the next one is to have them. */
+static struct fetch_object *find_open_locked(struct fetch *f,
+                                             const struct fetch_object_options *options)
+{
+    struct fetch_object *o;
+
+    while ((o = find_locked(f, options)) && o->users == 0)
+        pthread_cond_wait(&f->released, &f->objects_mu);
+    return o;
+}
+
 int fetch_object_open(struct fetch *f, const struct fetch_object_options *options,
                       struct fetch_object **ret, struct thaw_error *e)
 {
@@ -125,7 +147,7 @@ int fetch_object_open(struct fetch *f, const struct fetch_object_options *option
     int r = 0;
 
     mutex_lock(&f->objects_mu);
-    o = find_locked(f, options);
+    o = find_open_locked(f, options);
     if (o && (uint64_t)cache_size(o->cache) != options->size_bytes) {
         r = err_set(e, -ESTALE, "object %s is %llu bytes long by one build and %llu by another",
                     options->name, (unsigned long long)cache_size(o->cache),
@@ -179,13 +201,15 @@ struct cache *fetch_cache(struct fetch_object *o)
     return o->cache;
 }
 
-static void unlist_locked(struct fetch *f, const struct fetch_object *o)
+static void unlist(struct fetch *f, const struct fetch_object *o)
 {
     struct fetch_object **at = &f->objects;
+    LOCK_SCOPE(&f->objects_mu);
 
     while (*at != o)
         at = &(*at)->next;
     *at = o->next;
+    pthread_cond_broadcast(&f->released);
 }
 
 void fetch_object_close(struct fetch_object *o)
@@ -198,9 +222,11 @@ void fetch_object_close(struct fetch_object *o)
     f = o->fetch;
     mutex_lock(&f->objects_mu);
     last = --o->users == 0;
-    if (last && o->store)
-        unlist_locked(f, o);
     mutex_unlock(&f->objects_mu);
-    if (last)
-        object_destroy(o);
+    if (!last)
+        return;
+    object_finish(o);
+    if (o->store)
+        unlist(f, o);
+    object_free(o);
 }

@@ -2,10 +2,14 @@
 
 /* Fetching with a disk tier: what it has is not fetched again, and what it has wrong is. */
 #include <dirent.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "build_fixture.h"
+#include "cache/cache.h"
 #include "cache/tier.h"
 #include "format/sums.h"
 
@@ -381,6 +385,74 @@ static void closing_does_not_wait_for_the_disk(void **state)
     }
 }
 
+/* --- closed by one thread and opened by another --- */
+
+static void *close_object(void *arg)
+{
+    struct life *l = arg;
+
+    fetch_object_close(l->object);
+    return NULL;
+}
+
+struct opener {
+    struct life *life;
+    _Atomic(pid_t) tid;
+    _Atomic(bool) over;
+    struct fetch_object *object;
+};
+
+static void *open_object(void *arg)
+{
+    struct opener *o = arg;
+    struct fetch_object_options options = {
+        .store = f.store, .build = f.id, .name = "memfile", .size_bytes = BYTES};
+
+    o->tid = gettid();
+    assert_int_equal(fetch_object_open(o->life->fetch, &options, &o->object, NULL), 0);
+    o->over = true;
+    return NULL;
+}
+
+static bool is_asleep(pid_t tid)
+{
+    char path[64], text[256] = "";
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    (void)!file_read_at(fd, text, sizeof(text) - 1, 0);
+    close(fd);
+    return strstr(text, ") S ") != NULL;
+}
+
+/* It has what is on the disk all the same. */
+static void what_is_being_closed_is_opened_again(void **state)
+{
+    struct life l;
+    struct opener opener = {.life = &l};
+    pthread_t closing, opening;
+
+    (void)state;
+    fill_disk("memfile.sums");
+    begin(&l);
+    assert_int_equal(read_granule(&l, 0), 0);
+    assert_non_null(fetch_pin(l.object, 0)); /* the close waits for its end */
+    assert_int_equal(pthread_create(&closing, NULL, close_object, &l), 0);
+    while (cache_size(fetch_cache(l.object)) != -ESHUTDOWN)
+        sched_yield();
+    assert_int_equal(pthread_create(&opening, NULL, open_object, &opener), 0);
+    while (!opener.over && !(opener.tid && is_asleep(opener.tid)))
+        sched_yield();
+    fetch_unpin(l.object, 0);
+    pthread_join(closing, NULL);
+    pthread_join(opening, NULL);
+    l.object = opener.object;
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).read_bytes, 0);
+    end(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -395,6 +467,7 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(another_store_is_not_mistaken_for_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(closing_does_not_wait_for_the_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_being_closed_is_opened_again, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
