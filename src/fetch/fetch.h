@@ -103,6 +103,8 @@ struct fetch_counters fetch_counters(const struct fetch *f);
  * @name: of the data; @sums_name: of its granule sums, NULL or "" when there are none: then what is
  *        read is served unverified, and counted
  * @size_bytes: of the object, uncompressed
+ * @content: a number that says what is in it, such as a part of its digest: a build may be deleted
+ *           and made anew under its name. 0: not known
  */
 struct fetch_object_options {
     struct store *store;
@@ -110,6 +112,7 @@ struct fetch_object_options {
     const char *name;
     const char *sums_name;
     uint64_t size_bytes;
+    uint64_t content;
 };
 
 /**
@@ -117,7 +120,7 @@ struct fetch_object_options {
  *
  * Whoever opens the same object of the same store shares it; while the last one who had it closes
  * it, that is waited for. Any thread; blocks. Returns: 0, or -errno; -ESTALE when it is open with
- * another size.
+ * another size or content.
  */
 [[gnu::warn_unused_result]] int fetch_object_open(struct fetch *f,
                                                   const struct fetch_object_options *options,

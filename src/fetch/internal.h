@@ -102,6 +102,7 @@ struct fetch_object {
         *store; /* borrowed; known by this, build and name; NULL: what an overlay spilled */
     struct uuid build;
     char *name;                /* owned */
+    uint64_t content;          /* as fetch_object_options has it */
     unsigned users;            /* [m] fetch.objects_mu: 0: it is being closed */
     struct fetch_object *next; /* [m] fetch.objects_mu */
     struct cache *cache;       /* owned */

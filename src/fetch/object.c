@@ -16,6 +16,14 @@ static int chunks_create(struct fetch_object *o, struct thaw_error *e)
     return o->chunks ? 0 : err_set(e, -ENOMEM, "no memory to fetch %s", o->name);
 }
 
+/* Of what is kept on the disk: an object whose content is another one is another object. */
+static uint64_t origin_of(const struct fetch_object_options *options)
+{
+    uint64_t parts[2] = {store_origin(options->store), options->content};
+
+    return parts[1] ? sums_of(parts, sizeof(parts)) : parts[0];
+}
+
 /* Where the disk tier keeps it. An object that it cannot take is fetched all the same. */
 static void open_tier(struct fetch_object *o, const struct fetch_object_options *options)
 {
@@ -24,7 +32,7 @@ static void open_tier(struct fetch_object *o, const struct fetch_object_options 
         .build = &options->build,
         .name = options->name,
         .size_bytes = options->size_bytes,
-        .origin = store_origin(options->store),
+        .origin = origin_of(options),
     };
 
     if (tier && options->size_bytes > 0 && tier_file_open(tier, &file, &o->tier) < 0)
@@ -41,6 +49,7 @@ static int object_init(struct fetch_object *o, const struct fetch_object_options
         return r;
     o->store = options->store;
     o->build = options->build;
+    o->content = options->content;
     o->name = strdup(options->name);
     if (!o->name)
         return err_set(e, -ENOMEM, "no memory to fetch %s", options->name);
@@ -152,6 +161,9 @@ int fetch_object_open(struct fetch *f, const struct fetch_object_options *option
         r = err_set(e, -ESTALE, "object %s is %llu bytes long by one build and %llu by another",
                     options->name, (unsigned long long)cache_size(o->cache),
                     (unsigned long long)options->size_bytes);
+    } else if (o && o->content != options->content) {
+        r = err_set(e, -ESTALE, "object %s was another one when it was opened: its build was made "
+                                "anew while it is in use", options->name);
     } else if (o) {
         o->users++;
         *ret = o;

@@ -7,7 +7,15 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "format/sums.h"
+#include "image/build.h"
 #include "image/layout.h"
+
+/* The disk tier outlives builds: what it has of one is not taken for another of the same name. */
+static uint64_t content_of(const struct manifest_object *data)
+{
+    return build_object_known(data) ? sums_of(data->sha256, sizeof(data->sha256)) : 0;
+}
 
 static int layer_open(struct layers *ls, size_t i, struct fetch_object **ret, struct thaw_error *e)
 {
@@ -25,6 +33,7 @@ static int layer_open(struct layers *ls, size_t i, struct fetch_object **ret, st
                                  .name = o->data.name,
                                  .sums_name = o->data.sums,
                                  .size_bytes = o->data.uncompressed_bytes,
+                                 .content = content_of(&o->data),
                              },
                              ret, e);
 }

@@ -385,6 +385,73 @@ static void closing_does_not_wait_for_the_disk(void **state)
     }
 }
 
+/* --- builds that are made anew --- */
+
+/* A granule of the build that is in the store now, read by way of the disk tier. */
+static void assert_build_has(struct build_fixture *g, unsigned char byte)
+{
+    struct cache_set_options set = {
+        .backing = CACHE_BACKING_TIERED,
+        .folder = folder,
+        .io = g->io,
+        .budget_bytes = CACHE_BUDGET_MIN,
+    };
+    struct image_extent at;
+    struct cache_set *caches;
+    struct fetch *fetch;
+    struct image *im;
+    const char *memory;
+
+    assert_int_equal(cache_set_create(&set, &caches, NULL), 0);
+    assert_int_equal(fetch_create(caches, &fetch, NULL), 0);
+    assert_int_equal(image_open(fetch, g->store, g->manifest, IMAGE_MEMORY, &im, NULL), 0);
+    assert_int_equal(image_lookup(im, (struct image_off){0}, &at), 0);
+    memory = fixture_pin(im, &at);
+    assert_int_equal((unsigned char)memory[0], byte);
+    image_unpin(im, &at);
+    while (!image_on_disk(im, &at))
+        sched_yield();
+    image_close(im);
+    fetch_destroy(fetch);
+    cache_set_destroy(caches);
+}
+
+static void make_anew(struct build_fixture *g, const void *memory, size_t len)
+{
+    struct metadata *metadata;
+    char *path = scratch_path(g->folder, "memory");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    assert_int_equal(file_write_at(fd, memory, len, 0), 0);
+    close(fd);
+    assert_int_equal(store_build_delete(g->store, &g->id, NULL), 0);
+    assert_int_equal(metadata_create(&metadata), 0);
+    assert_int_equal(
+        build_create(g->store, &g->id,
+                     &(struct build_source){.memory_path = path, .metadata = metadata}, NULL),
+        0);
+    metadata_destroy(metadata);
+    manifest_destroy(g->manifest);
+    assert_int_equal(build_manifest_load(g->store, &g->id, &g->manifest, NULL), 0);
+    free(path);
+}
+
+/* Under the same name, in the same store, of the same size. */
+static void a_build_made_anew_is_another_one(void **state)
+{
+    unsigned char memory[2 * GRANULE_BYTES];
+    struct build_fixture g;
+
+    (void)state;
+    memset(memory, 'a', sizeof(memory));
+    build_fixture_init(&g, memory, sizeof(memory));
+    assert_build_has(&g, 'a');
+    memset(memory, 'b', sizeof(memory));
+    make_anew(&g, memory, sizeof(memory));
+    assert_build_has(&g, 'b');
+    build_fixture_finish(&g);
+}
+
 /* --- closed by one thread and opened by another --- */
 
 static void *close_object(void *arg)
@@ -467,6 +534,7 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(another_store_is_not_mistaken_for_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(closing_does_not_wait_for_the_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_build_made_anew_is_another_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_being_closed_is_opened_again, set_up, tear_down),
     };
 
