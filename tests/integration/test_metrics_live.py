@@ -367,7 +367,8 @@ def prometheus(case):
     result = thaw.stop().result()
     check_equal(stored, {k: v for k, v in places_of(result["faults"]).items() if v > 0},
                 "faults by place, as Prometheus has them")
-    check_equal(fetched, result["bytes"]["fetched"], "bytes, as Prometheus has them")
+    check_equal(fetched, result["bytes"]["fetched"] + result["bytes"]["from_disk"],
+                "bytes, as Prometheus has them")
     for stage in result["stages"]:
         median = number(medians[STAGE_OF[stage["name"]]])
         # The one value that there is, in a bucket of schema 8.
