@@ -234,7 +234,7 @@ static int join(char ret[PATH_MAX], const char *folder, const char *name)
 
 static int read_bytes(const char *folder, const char *name, uint64_t *ret)
 {
-    char path[PATH_MAX], text[SMALL_BYTES];
+    char path[PATH_MAX], text[SMALL_BYTES] = "";
     int r = join(path, folder, name);
 
     if (r == 0)
