@@ -35,8 +35,8 @@ struct exporter {
     uint64_t written;
     char *spilled;    /* owned: a granule that was spilled, to copy its blocks from; may be NULL */
     uint32_t granule; /* which one */
-    int fd;     /* owned: the temporary file; -1 once it has been given up */
-    int dir_fd; /* borrowed */
+    int fd;           /* owned: the temporary file; -1 once it has been given up */
+    int dir_fd;       /* borrowed */
     const char *name;
     char temporary[UUID_TEXT_BYTES + 8];
     bool linked; /* the temporary name is there */

@@ -189,8 +189,11 @@ static bool alone(struct cache *c)
 
 void overlay_settle(struct cache *c)
 {
-    if (log_waits(&c->memory) && alone(c))
-        log_settle(&c->memory);
+    if (!log_waits(&c->memory) || !alone(c))
+        return;
+    log_settle(&c->memory);
+    if (log_spill(&c->memory))
+        spill_settled(log_spill(&c->memory));
 }
 
 static int end(struct cache *c, int r)

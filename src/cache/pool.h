@@ -55,7 +55,7 @@ struct cache;
 struct pool;
 struct segment;
 
-#define POOL_NONE UINT32_MAX            /* no slot */
+#define POOL_NONE UINT32_MAX                /* no slot */
 #define POOL_MOST ((UINT32_C(1) << 27) - 1) /* slots: 8 TiB, as places of blocks have 31 bits */
 
 /**

@@ -7,8 +7,8 @@
  * into segments, each of which is a slot of the pool and takes SEGMENT_BLOCKS blocks.
  *
  *                      full                begin            wrote            nobody looks on
- *     free --> OPEN ---------> FULL ----------------> LENT ---------> LANDED ------> a clean granule
- *      ^        |               | ^                   | |                            of the file
+ *     free --> OPEN ---------> FULL ----------------> LENT ---------> LANDED ------> a clean
+ * granule ^        |               | ^                   | |                            of the file
  *      |        | no block      | +------ failed -----+ | failed, or
  *      |        v is left       v                       v no block is left
  *      +----- IDLE <------------+<----------------------+

@@ -53,8 +53,9 @@ struct spill {
     struct spill_write writes[WRITES];
     struct message nudge; /* to ourselves: what is in the way does not last */
     bool nudged;
-    bool awaited;                    /* somebody waits for room */
-    bool failing;                    /* the last write has failed */
+    bool awaited; /* somebody waits for room */
+    bool settled; /* there may be some that nobody has tried to get */
+    bool failing; /* the last write has failed */
     uint64_t failures;
     uint64_t live;                   /* spilled blocks that are live; the owner's, as all above */
     _Atomic(uint64_t) written_bytes; /* [a] counters: relaxed */
@@ -193,7 +194,8 @@ uint32_t spill_share(const struct spill *s)
 
 /* --- granules of the file --- */
 
-/* Returns false if it cannot be forgotten yet. Nobody reads it from the file meanwhile, or later. */
+/* Returns false if it cannot be forgotten yet. Nobody reads it from the file meanwhile, or later.
+ */
 static bool forget(struct spill *s, uint32_t granule)
 {
     if (!granule_claim(s->to.granules, granule))
@@ -425,10 +427,19 @@ static bool may_hope(struct spill *s)
     }
     if (r > 0)
         return true;
-    /* Others are looking at segments that we would give up; of the end of that nobody tells. */
-    if (r < 0 || log_waits(&s->overlay->memory))
+    /*
+     * Others are looking at segments that we would give up; of the end of that nobody tells. It may
+     * have come since the write was refused.
+     */
+    if (r < 0 || s->settled || log_waits(&s->overlay->memory))
         nudge(s);
+    s->settled = false;
     return s->nudged;
+}
+
+void spill_settled(struct spill *s)
+{
+    s->settled = true;
 }
 
 bool cache_await_room(struct cache *c, uint64_t *patience)

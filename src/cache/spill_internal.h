@@ -33,6 +33,9 @@ uint32_t spill_share(const struct spill *s);
 /** spill_pump() - spill if it is time to; while the owner is in a call */
 void spill_pump(struct spill *s);
 
+/** spill_settled() - slots have been given up: who found no room before may find some now */
+void spill_settled(struct spill *s);
+
 /** spill_release() - the block that was at @place in the file is dead */
 void spill_release(struct spill *s, uint32_t place);
 

@@ -180,7 +180,8 @@ void disk_view_end(struct disk *d, struct disk_view *v);
 /**
  * struct disk_counters - what has been done so far
  *
- * All of them only grow, but for dirty_bytes and disk_bytes. Any thread may read them through disk_counters().
+ * All of them only grow, but for dirty_bytes and disk_bytes. Any thread may read them through
+ * disk_counters().
  */
 struct disk_counters {
     uint64_t reads, writes, zeroes, trims, flushes, failed;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Parts of requests that need a granule of the image, or of what was spilled. Each is copied by itself as soon as its
- * granule has come, so that none is needed for longer than that, and a small cache is enough for
- * any number of requests. Until then the guest may have written to the same blocks: what is copied
- * is what the disk holds at that moment.
+ * Parts of requests that need a granule of the image, or of what was spilled. Each is copied by
+ * itself as soon as its granule has come, so that none is needed for longer than that, and a small
+ * cache is enough for any number of requests. Until then the guest may have written to the same
+ * blocks: what is copied is what the disk holds at that moment.
  */
 #include "disk/disk_internal.h"
 

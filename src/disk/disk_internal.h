@@ -85,7 +85,7 @@ struct disk {
     struct request_queue ready;
     unsigned ready_count;
     struct request_queue starved;
-    unsigned starving;   /* requests with starved set, in whichever queue */
+    unsigned starving; /* requests with starved set, in whichever queue */
     struct request_queue paced;
     unsigned paced_count;
     struct message turn; /* to ourselves: run what is ready */

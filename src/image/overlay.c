@@ -7,9 +7,9 @@
 #include <sys/uio.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "cache/bus.h"
-#include "base/log.h"
 #include "cache/cache.h"
 #include "cache/spill.h"
 #include "cache/tier.h"

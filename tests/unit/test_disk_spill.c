@@ -17,7 +17,7 @@
 
 #define REGIONS      16u
 #define REGION_BYTES (SPILL_BYTES / REGIONS)
-#define ROUNDS       2500u
+#define ROUNDS       1500u
 
 static uint64_t some_length(struct test_random *rng)
 {
@@ -97,7 +97,8 @@ static void what_is_being_written_does_not_change(void **state)
     struct test_random rng = {11};
 
     (void)state;
-    /* Half of the share is dirty then, and what came first is being written: nothing is told yet. */
+    /* Half of the share is dirty then, and what came first is being written: nothing is told yet.
+     */
     write_range(&rng, 0, 40 * GRANULE_BYTES, GRANULE_BYTES);
     assert_true(overlay_under_way(disk_overlay(disk)) > 0);
     write_range(&rng, 3 * PAGE_BYTES, 20 * PAGE_BYTES, PAGE_BYTES);
