@@ -87,6 +87,7 @@ class Outcome:
         samples = self._at_rest()
         self.errors = disk_errors(samples)
         self.writable = samples["thaw_cache_disk_writable", ()] == 1
+        self.written = samples["thaw_cache_disk_written_bytes_total", ()]
         touching.stop()
         self.result = self.thaw.expect_exit(0).result()
         self.lines = warnings(self.thaw)

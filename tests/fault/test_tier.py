@@ -20,7 +20,7 @@ from disks import MIB, LoopDisk, Outcome, client_of, resume, scrape, touch, warn
 from faultfs import OPS, fault_main, on_faulty_disk
 from thawtest import check, check_equal, check_in
 
-IMAGE = "32M"  # two budgets
+IMAGE = "24M"  # of which the budget holds two thirds
 FAILED = {"read": "cannot read", "write": "cannot write"}
 
 
