@@ -46,10 +46,19 @@ bool tier_has_room(struct tier *t, uint64_t bytes)
     return t->unlooked_bytes + bytes <= t->room_bytes;
 }
 
-bool tier_make_room(struct tier *t, const struct tier_write *w, uint64_t bytes)
+/* What has been forgotten of overlays goes before what somebody may still ask for. */
+static bool give_something(struct tier *t, const struct tier_write *w)
 {
-    while (!tier_has_room(t, bytes)) {
-        if (!tier_evict(t, w))
+    if (!atomic_exchange(&t->give_back, false))
+        return tier_evict(t, w);
+    tier_give_back(t);
+    return true;
+}
+
+bool tier_make_room(struct tier *t, const struct tier_write *w)
+{
+    while (!tier_has_room(t, tier_missing_bytes(w))) {
+        if (!give_something(t, w))
             return false;
     }
     return true;

@@ -107,6 +107,9 @@ void tier_account(struct tier_file *f, int64_t bytes);
 /** tier_write_now() - write @w; blocks. What it returns is for done(). */
 [[gnu::warn_unused_result]] int tier_write_now(struct tier *t, const struct tier_write *w);
 
+/** tier_missing_bytes() - by how much it makes its file grow. Thread only. */
+uint64_t tier_missing_bytes(const struct tier_write *w);
+
 /* --- tier_thread.c --- */
 
 void *tier_thread(void *arg);
@@ -119,11 +122,8 @@ void tier_rouse(struct tier *t);
 /** tier_has_room() - for @bytes more, by the bounds */
 bool tier_has_room(struct tier *t, uint64_t bytes);
 
-/**
- * tier_make_room() - the same, having evicted what is needed for it
- * @w: what is about to be written: its regions stay
- */
-bool tier_make_room(struct tier *t, const struct tier_write *w, uint64_t bytes);
+/** tier_make_room() - the same for @w, having evicted what is needed; the regions of @w stay */
+bool tier_make_room(struct tier *t, const struct tier_write *w);
 
 /** tier_evict() - something, if there is anything; false if there is not */
 bool tier_evict(struct tier *t, const struct tier_write *w);

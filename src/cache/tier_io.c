@@ -115,8 +115,7 @@ static int write_run(const struct tier_write *w)
     return 0;
 }
 
-/* What the file will grow by. */
-static uint64_t missing_bytes(const struct tier_write *w)
+uint64_t tier_missing_bytes(const struct tier_write *w)
 {
     const struct tier_file *f = w->file;
     uint64_t bytes = 0;
@@ -133,7 +132,7 @@ static void begin_run(const struct tier_write *w)
 {
     struct tier_file *f = w->file;
 
-    tier_account(f, (int64_t)missing_bytes(w));
+    tier_account(f, (int64_t)tier_missing_bytes(w));
     for (uint32_t g = w->first; g < w->first + w->count; g++) {
         tier_bit_clear(f->present, g);
         f->allocated[g / 64] |= UINT64_C(1) << g % 64;
@@ -185,7 +184,7 @@ int tier_write_now(struct tier *t, const struct tier_write *w)
         return r;
     if (!w->file->writable)
         return -EROFS;
-    if (!tier_make_room(t, w, missing_bytes(w))) {
+    if (!tier_make_room(t, w)) {
         tier_count(&t->no_room, 1);
         return -ENOSPC;
     }

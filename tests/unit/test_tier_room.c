@@ -292,6 +292,50 @@ static void overlays_stay_and_count(void **state)
     tier_destroy(t);
 }
 
+/* A write that forgets granules when it is over, and queues another one. */
+struct forgetting {
+    struct tier *tier;
+    struct tier_write write;
+    struct sync_write next;
+};
+
+static void forgetting_done(struct tier_write *w, int result)
+{
+    struct forgetting *f = container_of(w, struct forgetting, write);
+
+    assert_int_equal(result, 0);
+    for (uint32_t g = 0; g < TIER_WRITE_GRANULES; g++)
+        tier_forget(w->file, g);
+    tier_write(f->tier, &f->next.write);
+}
+
+/* Who is next in the queue has it, before the thread comes to give it back by itself. */
+static void what_overlays_forget_is_room_at_once(void **state)
+{
+    struct tier *t = open_tier(folder, io, REGION + TIER_SUMS_MARGIN);
+    struct forgetting f = {.tier = t, .next.waited = WAITED_INIT};
+    char *buf = buffer(RUN_BYTES);
+    struct tier_file *overlay;
+
+    (void)state;
+    assert_int_equal(tier_file_create(t, 4 * SMALL_COUNT, &overlay), 0);
+    for (uint32_t g = 0; g < SMALL_COUNT; g += TIER_WRITE_GRANULES)
+        assert_int_equal(write_overlay(t, overlay, 2, g, TIER_WRITE_GRANULES), 0);
+    assert_int_equal(write_overlay(t, overlay, 2, SMALL_COUNT, 1), -ENOSPC);
+    fill_write(&f.write, overlay, UINT64_MAX, 2, 2 * TIER_WRITE_GRANULES, 1, buf);
+    f.write.done = forgetting_done;
+    fill_write(&f.next.write, overlay, UINT64_MAX, 2, 2 * TIER_WRITE_GRANULES,
+               TIER_WRITE_GRANULES, buf);
+    f.next.write.first = SMALL_COUNT;
+    f.next.write.done = sync_write_done;
+    tier_write(t, &f.write);
+    assert_int_equal(waited_for(&f.next.waited), 0);
+    assert_true(tier_counters(t).overlay_bytes <= REGION);
+    tier_file_close(overlay);
+    tier_destroy(t);
+    free(buf);
+}
+
 /* --- what is behind --- */
 
 struct counting {
@@ -435,6 +479,7 @@ int main(void)
         TEST(regions_that_are_read_stay),
         TEST(the_bound_holds),
         TEST(overlays_stay_and_count),
+        TEST(what_overlays_forget_is_room_at_once),
         TEST(nothing_is_asked_for_while_there_is_no_room),
         TEST(what_is_behind_waits_for_demand_reads),
     };
