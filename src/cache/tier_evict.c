@@ -6,11 +6,16 @@
  * Files that nobody has open go first, whole. Then the hand of a clock goes over the regions of
  * those that are open, and takes the first one that was not read from since it came by last. What
  * is new comes in as not read from. The regions that are just being written to are passed over.
+ *
+ * Some file systems give room back later than they are told to: XFS what was unlinked, Btrfs
+ * everything. Who evicts until they say that there is room evicts all that there is. So what was
+ * evicted and has not been seen to be free is owed, for a minute or two, and counts as room.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/statvfs.h>
 
+#include "base/clock.h"
 #include "cache/tier_internal.h"
 
 /* --- bounds --- */
@@ -22,17 +27,41 @@ static uint64_t taken_bytes(const struct tier *t)
     return c.bytes + c.overlay_bytes;
 }
 
+/* What there is more than expected, after @unlooked bytes were written, was owed. */
+static void settle_debt(struct tier *t, int64_t spare, uint64_t unlooked)
+{
+    uint64_t growth = (uint64_t)MAX(spare - (t->spare_bytes - (int64_t)unlooked), 0);
+    uint64_t now_ns = clock_now_ns();
+
+    for (unsigned i = 2; i-- > 0;) {
+        uint64_t paid = MIN(t->owed[i], growth);
+
+        t->owed[i] -= paid;
+        growth -= paid;
+    }
+    if (now_ns >= t->owed_turn_ns) {
+        t->owed[1] = t->owed[0];
+        t->owed[0] = 0;
+        t->owed_turn_ns = now_ns + TIER_OWED_NS;
+    }
+    t->spare_bytes = spare;
+}
+
 static void look_at_disk(struct tier *t)
 {
+    uint64_t unlooked = t->unlooked_bytes, keep;
+    int64_t spare;
     struct statvfs v;
-    uint64_t keep;
 
     t->unlooked_bytes = 0;
     t->room_bytes = UINT64_MAX / 2; /* if it cannot be asked, the writes will tell */
     if (fstatvfs(t->files, &v) < 0)
         return;
     keep = v.f_blocks * t->keep_free_percent / 100;
-    t->room_bytes = v.f_bavail > keep ? (v.f_bavail - keep) * v.f_frsize : 0;
+    spare = ((int64_t)v.f_bavail - (int64_t)keep) * (int64_t)v.f_frsize;
+    settle_debt(t, spare, unlooked);
+    spare += (int64_t)(t->owed[0] + t->owed[1]);
+    t->room_bytes = (uint64_t)MAX(spare, 0);
 }
 
 bool tier_has_room(struct tier *t, uint64_t bytes)
@@ -46,11 +75,21 @@ bool tier_has_room(struct tier *t, uint64_t bytes)
     return t->unlooked_bytes + bytes <= t->room_bytes;
 }
 
+/* What is evicted counts as room from then on, whenever the file system says so. */
+static bool evict_on_account(struct tier *t, const struct tier_write *w)
+{
+    uint64_t before = tier_counters(t).evicted_bytes;
+    bool done = tier_evict(t, w);
+
+    t->owed[0] += tier_counters(t).evicted_bytes - before;
+    return done;
+}
+
 /* What has been forgotten of overlays goes before what somebody may still ask for. */
 static bool give_something(struct tier *t, const struct tier_write *w)
 {
     if (!atomic_exchange(&t->give_back, false))
-        return tier_evict(t, w);
+        return evict_on_account(t, w);
     tier_give_back(t);
     return true;
 }

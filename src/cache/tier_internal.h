@@ -28,6 +28,7 @@
 #define TIER_REGION_GRANULES CHUNK_GRANULES /* given back at a time; as many as a word has bits */
 #define TIER_SUMS_EVERY      32u            /* batches, after which sums are written */
 #define TIER_LOOK_EVERY      (16 * MIB)     /* written, after which statvfs(3) is asked again */
+#define TIER_OWED_NS         (60 * NS_PER_SEC) /* longer than file systems take to free something */
 #define TIER_SUMS_MARGIN     (256 * KIB) /* of max_bytes, for sums that are still to be written */
 #define TIER_FAILURES        4u          /* in a row, after which the disk is given up */
 
@@ -76,9 +77,12 @@ struct tier {
     _Atomic(uint64_t) evicted_bytes, damaged, no_room; /* [a] */
 
     /* [t] thaw-tier only */
-    uint64_t room_bytes;     /* that the file system had, when it was asked last */
-    uint64_t unlooked_bytes; /* written since then */
     unsigned batches;        /* written since sums were */
+    uint64_t room_bytes;     /* that the file system had, when it was asked last, and `owed` */
+    uint64_t unlooked_bytes; /* written since then */
+    int64_t spare_bytes;     /* what it said then; less than 0: what it lacks */
+    uint64_t owed[2];        /* bytes evicted of which it did not know then: lately, and before */
+    uint64_t owed_turn_ns;   /* of clock_now_ns(): when `lately` becomes `before` */
     bool idle_priority;
 };
 
