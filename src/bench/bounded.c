@@ -35,9 +35,9 @@
 #define SIZE_DEFAULT (512 * MIB)
 #define SIZE_MIN     (64 * MIB)
 #define SIZE_UNIT    (16 * MIB) /* of 2 MiB pages, and its eighth as well */
-#define SIZE_MAX_    (4 * GIB)
-#define BUDGET_PART  8 /* of the image that fits into memory */
-#define LARGE_TIMES  4 /* the image that the large one has the size of */
+#define SIZE_MOST    (4 * GIB)
+#define BUDGET_PART  8           /* of the image that fits into memory */
+#define LARGE_TIMES  UINT64_C(4) /* the image that the large one has the size of */
 #define DISK_BYTES   MIB
 #define SERVED_BY    2 /* VMs: one that fills the disk tier, one that is measured */
 
@@ -106,7 +106,7 @@ static uint64_t bytes_read(const struct tier_stats *s)
 
 static int populate(struct tier_server *s, struct bench_vm *vm, struct thaw_error *e)
 {
-    uint64_t ns;
+    uint64_t ns = 0;
     int r = tier_server_ask(s, TIER_POPULATED, e);
 
     return r < 0 ? r : guest_reads(vm, GUEST_ALL_PAGES, 2, s->control, &ns, e);
@@ -153,7 +153,7 @@ static double seconds(const struct memory_status *m)
 static int sequential(const struct bounded *b, enum contender who, bool count, struct thaw_error *e)
 {
     struct tier_job job = job_of(b, &b->image);
-    struct tier_stats stats;
+    struct tier_stats stats = {0};
     int r;
 
     job.populate = true;
@@ -194,7 +194,7 @@ static int read_at_random(const struct bounded *b, struct tier_server *s, size_t
 {
     struct tier_stats before;
     struct bench_vm vm;
-    uint64_t ns;
+    uint64_t ns = 0;
     int r = tier_server_ask(s, TIER_RESTED, e);
 
     if (r < 0)
@@ -218,7 +218,7 @@ static int random_thaw(const struct bounded *b, size_t row, bool count, struct t
     struct tier_job job = job_of(b, &b->image);
     struct tier_server s;
     struct bench_vm first = {.uffd = -1, .sock = -1};
-    uint64_t ns;
+    uint64_t ns = 0;
     int r;
 
     job.vms = SERVED_BY;
@@ -238,6 +238,7 @@ static int random_thaw(const struct bounded *b, size_t row, bool count, struct t
 static int random_device(const struct bounded *b, size_t row, bool count, struct thaw_error *e)
 {
     struct device_time t;
+    uint64_t pages;
     char path[300];
     int r;
 
@@ -245,10 +246,11 @@ static int random_device(const struct bounded *b, size_t row, bool count, struct
     r = device_floor(path, random_rows[row].depth, &t, e);
     if (r < 0 || !count)
         return r;
+    pages = t.reads * (GRANULE_BYTES / PAGE_BYTES);
     report_add(b->report, random_rows[row].name, "us_per_miss", FLOOR,
                (double)t.wall_ns / 1e3 / (double)t.reads);
     report_add(b->report, random_rows[row].name, "cpu_us_per_page", FLOOR,
-               (double)t.cpu_ns / 1e3 / (double)(t.reads * (GRANULE_BYTES / PAGE_BYTES)));
+               (double)t.cpu_ns / 1e3 / (double)pages);
     return 0;
 }
 
@@ -258,7 +260,7 @@ static int complete(const struct bounded *b, const char *row, const struct image
                     bool huge, struct thaw_error *e)
 {
     struct tier_job job = job_of(b, image);
-    struct tier_stats stats;
+    struct tier_stats stats = {0};
     int r;
 
     job.populate = true;
@@ -332,7 +334,7 @@ static int check_size(uint64_t bytes, struct thaw_error *e)
 {
     char least[SIZE_TEXT_BYTES], unit[SIZE_TEXT_BYTES];
 
-    if (bytes >= SIZE_MIN && bytes <= SIZE_MAX_ && bytes % SIZE_UNIT == 0)
+    if (bytes >= SIZE_MIN && bytes <= SIZE_MOST && bytes % SIZE_UNIT == 0)
         return 0;
     return err_set(e, -EINVAL, "--size must be at least %s, at most 4 GiB, and a multiple of %s",
                    size_format(SIZE_MIN, least), size_format(SIZE_UNIT, unit));

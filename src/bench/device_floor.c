@@ -18,10 +18,10 @@
 #define DEPTH_MAX 64u
 
 struct reader {
-    int fd; /* borrowed */
     const uint32_t *order;
     uint64_t count;
     uint64_t cpu_ns;
+    int fd; /* borrowed */
     int result;
 };
 

@@ -17,7 +17,6 @@
 
 #define GROUP_PREFIX "thaw-bench-"
 #define FILES_MAX    256u
-#define FOLDERS_DEEP 3u /* below the one that is looked at */
 
 /* --- the group --- */
 
@@ -170,23 +169,34 @@ static void look_at_open(struct look *l, DIR *dir)
         closedir(dir);
 }
 
-/* Files of a folder and of the folders in it. */
-static void look_at_folder(struct look *l, const char *path, unsigned depth)
+/* The files of a folder. */
+static void look_at_files(struct look *l, DIR *dir)
+{
+    const struct dirent *d;
+
+    while (dir && (d = readdir(dir))) {
+        struct stat st;
+
+        if (fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            add_dirty(l, dirfd(dir), d->d_name, st.st_ino);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+/* And of the folders in it, which have none themselves. */
+static void look_at_folder(struct look *l, const char *path)
 {
     DIR *dir = opendir(path);
     const struct dirent *d;
 
+    look_at_files(l, opendir(path));
     while (dir && (d = readdir(dir))) {
         char below[PATH_MAX];
-        struct stat st;
 
-        if (d->d_name[0] == '.' || fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-            continue;
-        if (S_ISREG(st.st_mode))
-            add_dirty(l, dirfd(dir), d->d_name, st.st_ino);
-        else if (S_ISDIR(st.st_mode) && depth < FOLDERS_DEEP &&
-                 snprintf(below, sizeof(below), "%s/%s", path, d->d_name) < (int)sizeof(below))
-            look_at_folder(l, below, depth + 1);
+        if (d->d_name[0] != '.' &&
+            snprintf(below, sizeof(below), "%s/%s", path, d->d_name) < (int)sizeof(below))
+            look_at_files(l, opendir(below));
     }
     if (dir)
         closedir(dir);
@@ -215,7 +225,7 @@ static struct look look(struct footprint *f)
     snprintf(path, sizeof(path), "/proc/%d/fd", f->pid);
     look_at_open(&l, opendir(path));
     if (f->folder)
-        look_at_folder(&l, f->folder, 0);
+        look_at_folder(&l, f->folder);
     return l;
 }
 

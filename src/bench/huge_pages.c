@@ -36,7 +36,7 @@ static int set_pool(uint64_t pages)
 
 static int grow(uint64_t pages)
 {
-    uint64_t before, now, unused;
+    uint64_t before = 0, now = 0, unused = 0;
     int r = get(FOLDER "nr_hugepages", &before);
 
     if (r == 0)
@@ -56,7 +56,7 @@ static int grow(uint64_t pages)
 /* What others have changed meanwhile stays as it is. */
 static void shrink(uint64_t pages)
 {
-    uint64_t now;
+    uint64_t now = 0;
 
     if (get(FOLDER "nr_hugepages", &now) == 0)
         (void)set_pool(now > pages ? now - pages : 0);

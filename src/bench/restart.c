@@ -23,7 +23,7 @@
 
 #define SIZE_DEFAULT (256 * MIB)
 #define SIZE_MIN     (16 * MIB)
-#define SIZE_MAX_    (4 * GIB)
+#define SIZE_MOST    (4 * GIB)
 #define DISK_BYTES   MIB
 #define READERS      4
 
@@ -57,7 +57,7 @@ static int read_all(const struct restart *b, const char *row, struct tier_server
                     struct thaw_error *e)
 {
     struct bench_vm vm = {.uffd = -1, .sock = -1};
-    uint64_t idle_ns, ns;
+    uint64_t idle_ns, ns = 0;
     int r = tier_server_ask(s, TIER_NOW, e);
 
     if (r < 0)
@@ -130,9 +130,9 @@ static int restart_run(const struct bench_options *o, struct bench_report *repor
     char least[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
     int r;
 
-    if (b.bytes < SIZE_MIN || b.bytes > SIZE_MAX_ || b.bytes % MIB != 0)
+    if (b.bytes < SIZE_MIN || b.bytes > SIZE_MOST || b.bytes % MIB != 0)
         return err_set(e, -EINVAL, "--size must be whole MiB, at least %s and at most %s",
-                       size_format(SIZE_MIN, least), size_format(SIZE_MAX_, most));
+                       size_format(SIZE_MIN, least), size_format(SIZE_MOST, most));
     r = room_check(o->scratch, 3 * b.bytes, 3 * b.bytes, e);
     if (r < 0)
         return r;
