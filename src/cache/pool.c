@@ -420,7 +420,10 @@ bool pool_hold_put(struct pool *p, struct cache_hold hold)
     struct slot *s = &p->slots[hold.place];
     LOCK_SCOPE(&p->mu);
 
-    if (s->age == hold.age && --s->holds == 0) {
+    if (s->age != hold.age)
+        return true;
+    s->holds--;
+    if (s->holds == 0) {
         p->held--;
         push_last(p, &p->queue, hold.place);
     }

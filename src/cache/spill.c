@@ -75,7 +75,7 @@ uint32_t cache_spill_granules(uint64_t size_bytes)
 
     if (blocks == 0)
         return 0;
-    return (uint32_t)MIN(round_up(blocks, NUMBERS_GROUP) + 4 * NUMBERS_GROUP, POOL_MOST);
+    return (uint32_t)MIN(round_up(blocks, NUMBERS_GROUP) + UINT64_C(4) * NUMBERS_GROUP, POOL_MOST);
 }
 
 static int spill_init(struct spill *s, uint32_t granules)

@@ -79,23 +79,23 @@ struct disk {
     struct mailbox *inbox;   /* borrowed */
     uint64_t size_bytes;
     bool read_only;
-    bool ended; /* by disk_cancel_all() */
+    bool ended;        /* by disk_cancel_all() */
+    bool turn_posted;  /* to ourselves: see `turn` */
+    unsigned starving; /* requests with starved set, in whichever queue */
 
     struct disk_request *oldest, *newest; /* all under way */
     struct request_queue ready;
-    unsigned ready_count;
     struct request_queue starved;
-    unsigned starving; /* requests with starved set, in whichever queue */
     struct request_queue paced;
+    unsigned ready_count;
     unsigned paced_count;
     struct message turn; /* to ourselves: run what is ready */
-    bool turn_posted;
 
     struct disk_wait *waits; /* owned: DISK_WAITS */
     struct disk_wait *free_waits;
-    unsigned waits_out;
     struct disk_bounce *bounces; /* owned: DISK_BOUNCES */
     struct disk_bounce *free_bounces;
+    unsigned waits_out;
     unsigned bounces_used; /* the others have never been, and take no memory */
     void *zeros;           /* owned: DISK_ZEROS_BYTES, cannot be written */
 
