@@ -102,6 +102,7 @@ int cache_set_create(const struct cache_set_options *options, struct cache_set *
     if (!set)
         return err_set(e, -ENOMEM, "no memory for the caches");
     pthread_mutex_init(&set->mu, NULL);
+    pthread_mutex_init(&set->spills_mu, NULL);
     set->backing = options->backing;
     /* The pages of a file are the kernel's to take back; those of a memfd are not. */
     set->charged = options->backing == CACHE_BACKING_MEMFD;
@@ -134,6 +135,7 @@ void cache_set_destroy(struct cache_set *set)
     close_fd(&set->folder);
     tier_destroy(set->tier);
     pool_destroy(set->pool);
+    pthread_mutex_destroy(&set->spills_mu);
     pthread_mutex_destroy(&set->mu);
     free(set);
 }

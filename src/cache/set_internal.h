@@ -18,6 +18,7 @@ struct passing {
 };
 
 struct pool;
+struct spill;
 
 struct cache_set {
     enum cache_backing backing;
@@ -37,6 +38,10 @@ struct cache_set {
     _Atomic(uint64_t) spilled_bytes;       /* [a] since the start */
     _Atomic(uint64_t) spilled_live;        /* [a] of bytes[CACHE_KIND_OVERLAY], in files now */
     _Atomic(uint64_t) paced;               /* [a] */
+    pthread_mutex_t spills_mu;             /* no leaf: messages are posted under it */
+    struct spill *spills;                  /* [m] spills_mu: overlays that may be nudged */
+    _Atomic(uint32_t) spilling;            /* [a] seq_cst with starving: writes under way */
+    _Atomic(uint32_t) starving;            /* [a] overlays that wait for what others spill */
     pthread_mutex_t mu;                    /* a leaf */
     struct passing places[PASSING_PLACES]; /* [m] mu: those which are ready */
     uint32_t claimed;                      /* [m] mu: places of room, and of fills under way */

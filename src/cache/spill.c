@@ -51,11 +51,15 @@ struct spill {
     size_t blocks_bytes;
     uint32_t retired; /* the first of them, or NONE */
     struct spill_write writes[WRITES];
-    struct message nudge; /* to ourselves: what is in the way does not last */
-    bool nudged;
-    bool awaited; /* somebody waits for room */
-    bool settled; /* there may be some that nobody has tried to get */
-    bool failing; /* the last write has failed */
+    struct message nudge;      /* something may have changed */
+    _Atomic(bool) nudged;      /* [a] it is on its way */
+    struct spill *next, *prev; /* [m] set.spills_mu */
+    bool listed;               /* the owner's: others may nudge us */
+    bool stopped;
+    _Atomic(bool) starving; /* [a] we wait for what others spill */
+    bool awaited;           /* somebody waits for room */
+    bool settled;           /* there may be some that nobody has tried to get */
+    bool failing;           /* the last write has failed */
     uint64_t failures;
     uint64_t live;                   /* spilled blocks that are live; the owner's, as all above */
     _Atomic(uint64_t) written_bytes; /* [a] counters: relaxed */
@@ -128,7 +132,7 @@ void spill_destroy(struct spill *s)
         return;
     for (unsigned i = 0; i < WRITES; i++)
         assert(!s->writes[i].busy);
-    assert(!s->nudged);
+    assert(!s->listed);
     count_live(s, -(int64_t)s->live);
     numbers_finish(&s->numbers);
     if (s->blocks)
@@ -149,7 +153,7 @@ unsigned cache_spill_under_way(const struct cache *c)
 {
     const struct spill *s = log_spill(&c->memory);
 
-    return s ? writes_under_way(s) + s->nudged : 0;
+    return s ? writes_under_way(s) + atomic_load(&s->nudged) : 0;
 }
 
 uint64_t spill_bytes(const struct spill *s)
@@ -190,6 +194,74 @@ static uint32_t even_share(const struct spill *s)
 uint32_t spill_share(const struct spill *s)
 {
     return MAX(even_share(s), SHARE_LEAST);
+}
+
+/* --- telling each other --- */
+
+/* Any thread that keeps @s from going. */
+static void nudge(struct spill *s)
+{
+    if (!atomic_exchange(&s->nudged, true))
+        mailbox_post(s->to.inbox, &s->nudge);
+}
+
+static void nudge_others(const struct spill *s, bool only_starving)
+{
+    struct cache_set *set = s->overlay->set;
+
+    mutex_lock(&set->spills_mu);
+    for (struct spill *other = set->spills; other; other = other->next) {
+        if (other != s && (!only_starving || atomic_load(&other->starving)))
+            nudge(other);
+    }
+    mutex_unlock(&set->spills_mu);
+}
+
+/* With the first write. */
+static void enlist(struct spill *s)
+{
+    struct cache_set *set = s->overlay->set;
+
+    if (s->listed || s->stopped)
+        return;
+    mutex_lock(&set->spills_mu);
+    s->next = set->spills;
+    if (s->next)
+        s->next->prev = s;
+    set->spills = s;
+    mutex_unlock(&set->spills_mu);
+    s->listed = true;
+    nudge_others(s, false);
+}
+
+static void set_starving(struct spill *s, bool starving)
+{
+    struct cache_set *set = s->overlay->set;
+
+    if (atomic_exchange(&s->starving, starving) == starving)
+        return;
+    if (starving)
+        atomic_fetch_add(&set->starving, 1);
+    else
+        atomic_fetch_sub(&set->starving, 1);
+}
+
+void cache_spill_stop(struct cache *c)
+{
+    struct spill *s = log_spill(&c->memory);
+
+    if (!s || s->stopped)
+        return;
+    s->stopped = true;
+    if (s->listed) {
+        mutex_lock(&c->set->spills_mu);
+        *(s->prev ? &s->prev->next : &c->set->spills) = s->next;
+        if (s->next)
+            s->next->prev = s->prev;
+        mutex_unlock(&c->set->spills_mu);
+    }
+    s->listed = false;
+    set_starving(s, false);
 }
 
 /* --- granules of the file --- */
@@ -308,6 +380,7 @@ static int start(struct spill *s)
     if (w->write.count == 0)
         return -EAGAIN;
     w->busy = true;
+    atomic_fetch_add(&s->overlay->set->spilling, 1);
     tier_write(s->to.tier, &w->write);
     return 1;
 }
@@ -320,6 +393,7 @@ static bool is_due(const struct spill *s)
 
 void spill_pump(struct spill *s)
 {
+    enlist(s);
     sweep(s);
     while (is_due(s) && writes_under_way(s) < WRITES) {
         clean(s);
@@ -370,6 +444,7 @@ static void resume(struct spill *s)
 {
     if (!s->awaited)
         return;
+    set_starving(s, false);
     s->awaited = false;
     s->to.resume(s->to.arg);
 }
@@ -390,6 +465,10 @@ static void write_came(struct message *m)
     overlay_settle(s->overlay);
     spill_pump(s);
     cache_leave(s->overlay);
+    /* In this order: who comes to starve looks at them the other way round. */
+    atomic_fetch_sub(&s->overlay->set->spilling, 1);
+    if (atomic_load(&s->overlay->set->starving) > 0)
+        nudge_others(s, true);
     resume(s);
 }
 
@@ -402,18 +481,24 @@ static void nudge_came(struct message *m)
 
     assert(r == 0);
     (void)r;
-    s->nudged = false;
+    atomic_store(&s->nudged, false);
     overlay_settle(s->overlay);
+    spill_pump(s);
     cache_leave(s->overlay);
     resume(s);
 }
 
-static void nudge(struct spill *s)
+/* Whether others are spilling, as the pool is full of what is theirs: their end will be told. */
+static bool others_spill(struct spill *s)
 {
-    if (s->nudged)
-        return;
-    s->nudged = true;
-    mailbox_post(s->to.inbox, &s->nudge);
+    const struct cache_set *set = s->overlay->set;
+
+    if (atomic_load(&set->spilling) == 0)
+        return false;
+    set_starving(s, true);
+    if (atomic_load(&set->spilling) == 0)
+        nudge(s); /* it has just come: try once more */
+    return true;
 }
 
 /* Whether something will come, or what is in the way will go by itself. */
@@ -434,7 +519,7 @@ static bool may_hope(struct spill *s)
     if (r < 0 || s->settled || log_waits(&s->overlay->memory))
         nudge(s);
     s->settled = false;
-    return s->nudged;
+    return atomic_load(&s->nudged) || others_spill(s);
 }
 
 void spill_settled(struct spill *s)

@@ -12,6 +12,10 @@
  * most. The share is the same for each overlay of the set. At the end of it a write gets -ENOSPC,
  * and its owner asks cache_await_room() whether there will be some.
  *
+ * An overlay that is written for the first time makes the share of the others smaller: they are
+ * told, by message, and spill what they have beyond that, so that none that rests keeps memory from
+ * others.
+ *
  * What is said of the owner is of the thread that reads @inbox.
  */
 
@@ -49,11 +53,15 @@ uint32_t cache_spill_granules(uint64_t size_bytes);
  * cache_spill_start() - let an overlay spill that nothing has been written to. The owner, before
  * others know the cache.
  *
- * From then on it is closed by the owner only, when cache_spill_under_way() is 0.
+ * From then on it is closed by the owner only, after cache_spill_stop(), when
+ * cache_spill_under_way() is 0. Who has written nothing can do without.
  * Returns: 0, -ENOMEM.
  */
 [[gnu::warn_unused_result]] int cache_spill_start(struct cache *c,
                                                   const struct cache_spill_options *o);
+
+/** cache_spill_stop() - the end: others send no messages any more. The owner only. */
+void cache_spill_stop(struct cache *c);
 
 /** cache_spill_under_way() - messages that will still come to the inbox. The owner only. */
 unsigned cache_spill_under_way(const struct cache *c);

@@ -348,6 +348,7 @@ void disk_cancel_all(struct disk *d)
     d->ended = true;
     while (d->newest)
         disk_cancel(d, d->newest);
+    overlay_stop(d->overlay);
 }
 
 unsigned disk_under_way(const struct disk *d)

@@ -85,6 +85,11 @@ int overlay_spill_to(struct overlay *o, struct mailbox *inbox, void (*resume)(vo
     return r < 0 ? err_set(e, r, "no memory to spill %s", o->name) : 0;
 }
 
+void overlay_stop(struct overlay *o)
+{
+    cache_spill_stop(o->changes);
+}
+
 unsigned overlay_under_way(const struct overlay *o)
 {
     return cache_spill_under_way(o->changes);

@@ -54,6 +54,9 @@ struct thaw_error;
                                                  void (*resume)(void *arg), void *arg,
                                                  struct thaw_error *e);
 
+/** overlay_stop() - nothing is written any more: what is under way will end, and nothing begins */
+void overlay_stop(struct overlay *o);
+
 /** overlay_under_way() - messages that will still come to the inbox; 0 before it is destroyed */
 unsigned overlay_under_way(const struct overlay *o);
 

@@ -73,6 +73,7 @@ static void await_message(void)
 
 static void tear_down_spill(void)
 {
+    cache_spill_stop(overlay);
     while (cache_spill_under_way(overlay) > 0)
         await_message();
     cache_destroy(overlay);

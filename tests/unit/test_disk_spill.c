@@ -426,6 +426,32 @@ static void overlays_share_fairly(void **state)
     assert_int_equal(one(DISK_READ, 0, 20 * MIB), 0);
 }
 
+/* Each fills what it may keep, and rests; those that come later find room all the same. */
+static void those_who_rest_keep_no_memory_from_others(void **state)
+{
+    struct test_random rng = {22};
+    struct disk_options options = {
+        .image = image, .build = layers.ids[LAYERS - 1], .inbox = &inbox};
+    struct disk *first = disk, *disks[9];
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(disks); i++) {
+        assert_int_equal(disk_create(&options, &disks[i], NULL), 0);
+        disk = disks[i];
+        write_range(&rng, i * 4 * MIB, 3 * MIB + 5 * PAGE_BYTES, MIB);
+        spills_land();
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(disks); i++) {
+        disk = disks[i];
+        assert_int_equal(one(DISK_READ, i * 4 * MIB, 3 * MIB + 5 * PAGE_BYTES), 0);
+        disk_cancel_all(disk);
+        while (disk_under_way(disk) > 0)
+            deliver();
+        disk_destroy(disk);
+    }
+    disk = first;
+}
+
 static void a_lower_budget_is_kept(void **state)
 {
     const uint64_t high = 40 * MIB;
@@ -482,6 +508,7 @@ int main(void)
         SPILL_TEST(damage_is_an_error_of_who_reads_it),
         SPILL_TEST(an_export_has_what_was_spilled),
         SPILL_TEST(overlays_share_fairly),
+        SPILL_TEST(those_who_rest_keep_no_memory_from_others),
         SPILL_TEST(a_lower_budget_is_kept),
         SPILL_TEST(a_disk_ends_while_it_spills),
     };
