@@ -24,6 +24,7 @@
 #include "base/units.h"
 #include "cache/tier.h"
 #include "cache/tier_files.h"
+#include "kernel/aio.h"
 
 #define TIER_REGION_GRANULES CHUNK_GRANULES /* given back at a time; as many as a word has bits */
 #define TIER_SUMS_EVERY      32u            /* batches, after which sums are written */
@@ -84,6 +85,7 @@ struct tier {
     uint64_t owed[2];        /* bytes evicted of which it did not know then: lately, and before */
     uint64_t owed_turn_ns;   /* of clock_now_ns(): when `lately` becomes `before` */
     bool idle_priority;
+    struct aio_writer writer; /* owned: so that reads of a file do not wait for writes to it */
 };
 
 /* --- tier.c --- */

@@ -100,12 +100,10 @@ static int write_run(const struct tier_write *w)
 
     memcpy(pieces, w->iov, left * sizeof(*pieces));
     while (left > 0) {
-        ssize_t n = pwritev(w->file->data, p, (int)left, (off_t)offset);
+        ssize_t n = aio_pwritev(&w->file->tier->writer, w->file->data, p, left, offset);
 
-        if (n < 0 && errno == EINTR)
-            continue;
         if (n <= 0)
-            return n < 0 ? -errno : -EIO;
+            return n < 0 ? (int)n : -EIO;
         offset += (size_t)n;
         for (; left > 0 && (size_t)n >= p->iov_len; p++, left--)
             n -= (ssize_t)p->iov_len;

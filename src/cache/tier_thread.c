@@ -206,5 +206,6 @@ void *tier_thread(void *arg)
         }
     }
     drop_queue(t);
+    aio_writer_finish(&t->writer);
     return NULL;
 }

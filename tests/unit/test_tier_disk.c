@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 
 #include "cache/tier_internal.h"
 
@@ -347,6 +348,83 @@ static void a_disk_that_cannot_be_written_is_given_up(void **state)
     tier_destroy(t);
 }
 
+/* --- slow --- */
+
+#define SLOW_GROUP "/sys/fs/cgroup/blkio/thaw-test-tier-disk" /* of version 1: where there is one  \
+                                                               */
+
+static bool write_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+    close_fd(&fd);
+    return done;
+}
+
+/* From here on this process writes 256 KiB/s to the disk, and reads as before. */
+static bool make_slow(void)
+{
+    char rule[64];
+    struct stat st;
+
+    assert_int_equal(stat(disk, &st), 0);
+    snprintf(rule, sizeof(rule), "%u:%u 262144", major(st.st_dev), minor(st.st_dev));
+    return write_text(SLOW_GROUP "/blkio.throttle.write_bps_device", rule) &&
+           write_text(SLOW_GROUP "/cgroup.procs", "0");
+}
+
+/* A write of a megabyte takes four seconds. Those who read what is there do not. */
+static int read_while_it_is_written(void)
+{
+    struct feed feed = {.behind.next = feed_next, .waited = WAITED_INIT};
+    char *buf = buffer(RUN_BYTES);
+    struct tier_file *f;
+    uint64_t before;
+    struct tier *t;
+    bool slow, good = true;
+
+    assert_int_equal(io_engine_create(IO_KIND_AUTO, &io, NULL), 0);
+    t = open_keeping(1);
+    f = open_object(t, "memfile", SIZE);
+    write_range(t, f, SIZE, 1, 0, 32);
+    before = tier_counters(t).bytes;
+    slow = make_slow();
+    fill_write(&feed.write, f, SIZE, 1, 32, TIER_WRITE_GRANULES, buf);
+    feed.write.done = feed_done;
+    feed.write.context = &feed;
+    tier_set_behind(t, &feed.behind);
+    while (tier_counters(t).bytes == before)
+        sched_yield(); /* it has not begun */
+    for (uint32_t g = 0; slow && g < 32; g++) {
+        good = good && read_one(f, SIZE, 1, g) == 1;
+        LOCK_SCOPE(&feed.waited.mu);
+        good = good && !feed.waited.over;
+    }
+    good = waited_for(&feed.waited) == 0 && good;
+    tier_set_behind(t, NULL);
+    tier_file_close(f);
+    tier_destroy(t);
+    io_engine_destroy(io);
+    free(buf);
+    return !slow ? 77 : good ? 0 : 1;
+}
+
+static void reads_of_a_file_do_not_wait_for_writes_to_it(void **state)
+{
+    int status;
+
+    (void)state;
+    io_engine_destroy(io); /* its thread would not be in the child */
+    io = NULL;
+    (void)!mkdir(SLOW_GROUP, 0700);
+    status = in_child(read_while_it_is_written);
+    (void)!rmdir(SLOW_GROUP);
+    assert_true(status == 0 || status == 77);
+    if (status == 77)
+        skip();
+}
+
 /* --- of no use --- */
 
 static void a_file_system_without_o_direct_is_named(void **state)
@@ -389,6 +467,7 @@ int main(void)
         TEST(a_disk_that_cannot_be_read_is_given_up),
         TEST(some_bad_reads_are_not_the_end),
         TEST(a_disk_that_cannot_be_written_is_given_up),
+        TEST(reads_of_a_file_do_not_wait_for_writes_to_it),
         TEST(a_file_system_without_o_direct_is_named),
     };
     int failed = 77;
