@@ -156,6 +156,8 @@ static void give_up_lock(struct tier *t)
 {
     if (t->owned && ftruncate(t->lock, 0) < 0)
         log_debug("%s/lock still says whose it was: %s", t->path, strerror(errno));
+    if (t->owned)
+        flock(t->lock, LOCK_UN); /* children of the process may have the descriptor, too */
     close_fd(&t->lock);
 }
 

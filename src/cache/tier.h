@@ -21,6 +21,7 @@
  * The folder is bounded, in bytes and by what stays free on its file system. To make room, files
  * that nobody has open go first, those unused for the longest time before others; then regions of
  * open ones, by a clock. Files of overlays are not cached copies of anything: they count, and stay.
+ * A process without the lock counts its overlays only, and leaves half as much free.
  *
  * Reads are asynchronous, by the I/O engine. Writes are done by a thread of the tier, `thaw-tier`,
  * which blocks in them: at idle I/O priority and one at a time, those of overlays first. It also

@@ -20,11 +20,21 @@
 
 /* --- bounds --- */
 
+/*
+ * Without the lock only files of overlays are ours: what the owner has of objects it makes room
+ * from, and we cannot.
+ */
 static uint64_t taken_bytes(const struct tier *t)
 {
     struct tier_counters c = tier_counters(t);
 
-    return c.bytes + c.overlay_bytes;
+    return (t->owned ? c.bytes : 0) + c.overlay_bytes;
+}
+
+/* Half for who has not the lock: the owner fills the disk up to the line, and guests must write. */
+static uint64_t keep_free_percent(const struct tier *t)
+{
+    return t->owned ? t->keep_free_percent : t->keep_free_percent / 2;
 }
 
 /* What there is more than expected, after @unlooked bytes were written, was owed. */
@@ -57,7 +67,7 @@ static void look_at_disk(struct tier *t)
     t->room_bytes = UINT64_MAX / 2; /* if it cannot be asked, the writes will tell */
     if (fstatvfs(t->files, &v) < 0)
         return;
-    keep = v.f_blocks * t->keep_free_percent / 100;
+    keep = v.f_blocks * keep_free_percent(t) / 100;
     spare = ((int64_t)v.f_bavail - (int64_t)keep) * (int64_t)v.f_frsize;
     settle_debt(t, spare, unlooked);
     spare += (int64_t)(t->owed[0] + t->owed[1]);

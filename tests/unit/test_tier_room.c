@@ -468,6 +468,26 @@ static void what_is_behind_waits_for_demand_reads(void **state)
     free(to);
 }
 
+/* Without the lock nothing of objects can be evicted, and nothing of them is ours. */
+static void a_full_folder_has_room_for_others_overlays(void **state)
+{
+    uint64_t max = 2 * REGION + TIER_SUMS_MARGIN;
+    struct tier *owner = open_tier(folder, io, max), *other;
+    struct tier_file *overlay;
+
+    (void)state;
+    make_object(owner, "one");
+    make_object(owner, "two");
+    other = open_tier(folder, io, max);
+    assert_false(tier_writable(other));
+    assert_int_equal(tier_file_create(other, SMALL_COUNT, &overlay), 0);
+    assert_int_equal(write_overlay(other, overlay, 1, 0, 16), 0);
+    assert_int_equal(tier_counters(other).overlay_bytes, 16 * GRANULE_BYTES);
+    tier_file_close(overlay);
+    tier_destroy(other);
+    tier_destroy(owner);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -479,6 +499,7 @@ int main(void)
         TEST(regions_that_are_read_stay),
         TEST(the_bound_holds),
         TEST(overlays_stay_and_count),
+        TEST(a_full_folder_has_room_for_others_overlays),
         TEST(what_overlays_forget_is_room_at_once),
         TEST(nothing_is_asked_for_while_there_is_no_room),
         TEST(what_is_behind_waits_for_demand_reads),
