@@ -118,7 +118,7 @@ static int make_pair(struct tier_file *f)
     return r;
 }
 
-/* Whether a failure to open them says something of this process or its host, and nothing of them. */
+/* Whether a failure to open them says something of this process or its host, not of them. */
 static bool is_passing(int r)
 {
     return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EINTR || r == -EAGAIN;
