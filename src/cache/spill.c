@@ -9,66 +9,17 @@
 
 #include "base/mailbox.h"
 #include "cache/internal.h"
-#include "cache/numbers.h"
 #include "cache/segments.h"
 #include "cache/spill_internal.h"
 #include "cache/tier.h"
 #include "cache/tiered.h"
 #include "format/sums.h"
 
-#define WRITES      2u  /* under way at a time */
-#define SHARE_LEAST 32u /* slots: two writes of 1 MiB */
-#define SWEEP       32u /* retired granules that are tried again at a time */
-#define CLEANINGS   64u /* segments that are moved for one write: 2 MiB at most */
-#define NONE        UINT32_MAX
-
-/* One write of full segments to the file. */
-struct spill_write {
-    struct tier_write write;
-    struct message came; /* its end, to the owner */
-    struct spill *spill;
-    uint32_t slots[TIER_WRITE_GRANULES];
-    int result;
-    bool busy;
-};
-
-/*
- * A granule of the file is
- *
- *     free --lend--> being written --land--> spilled --last block dead--> retired --dropped--> free
- *       ^                  |
- *       +------failed------+
- *
- * retired: it may still be pinned, or be on its way from the file, or in a segment that somebody
- * may look at. It is not forgotten before that has ended, so that who reads it reads what it was.
- */
-struct spill {
-    struct cache *overlay;         /* borrowed, as all of these: it owns this */
-    struct cache_spill_options to; /* what it points to is borrowed */
-    struct numbers numbers;        /* granules of the file that are free */
-    uint32_t *blocks;              /* owned: of a spilled granule, how many of its blocks are live;
-                                      of a retired one, the next of them */
-    size_t blocks_bytes;
-    uint32_t retired; /* the first of them, or NONE */
-    struct spill_write writes[WRITES];
-    struct message nudge;      /* something may have changed */
-    _Atomic(bool) nudged;      /* [a] it is on its way */
-    struct spill *next, *prev; /* [m] set.spills_mu */
-    bool listed;               /* the owner's: others may nudge us */
-    bool stopped;
-    _Atomic(bool) starving; /* [a] we wait for what others spill */
-    bool awaited;           /* somebody waits for room */
-    bool settled;           /* there may be some that nobody has tried to get */
-    bool failing;           /* the last write has failed */
-    uint64_t failures;
-    uint64_t live;                   /* spilled blocks that are live; the owner's, as all above */
-    _Atomic(uint64_t) written_bytes; /* [a] counters: relaxed */
-    _Atomic(uint64_t) paced;
-    _Atomic(uint64_t) failed;
-};
+#define SWEEP     32u /* retired granules that are tried again at a time */
+#define CLEANINGS 64u /* segments that are moved for one write: 2 MiB at most */
+#define NONE      UINT32_MAX
 
 static void write_came(struct message *m);
-static void nudge_came(struct message *m);
 
 /* --- life --- */
 
@@ -93,8 +44,8 @@ static int spill_init(struct spill *s, uint32_t granules)
         return -ENOMEM;
     s->blocks = blocks;
     s->retired = NONE;
-    s->nudge.deliver = nudge_came;
-    for (unsigned i = 0; i < WRITES; i++) {
+    s->nudge.deliver = spill_nudge_came;
+    for (unsigned i = 0; i < SPILL_WRITES; i++) {
         s->writes[i].spill = s;
         s->writes[i].came.deliver = write_came;
     }
@@ -130,7 +81,7 @@ void spill_destroy(struct spill *s)
 {
     if (!s)
         return;
-    for (unsigned i = 0; i < WRITES; i++)
+    for (unsigned i = 0; i < SPILL_WRITES; i++)
         assert(!s->writes[i].busy);
     assert(!s->listed);
     count_live(s, -(int64_t)s->live);
@@ -140,11 +91,11 @@ void spill_destroy(struct spill *s)
     free(s);
 }
 
-static unsigned writes_under_way(const struct spill *s)
+unsigned spill_writes_under_way(const struct spill *s)
 {
     unsigned n = 0;
 
-    for (unsigned i = 0; i < WRITES; i++)
+    for (unsigned i = 0; i < SPILL_WRITES; i++)
         n += s->writes[i].busy;
     return n;
 }
@@ -153,7 +104,7 @@ unsigned cache_spill_under_way(const struct cache *c)
 {
     const struct spill *s = log_spill(&c->memory);
 
-    return s ? writes_under_way(s) + atomic_load(&s->nudged) : 0;
+    return s ? spill_writes_under_way(s) + atomic_load(&s->nudged) : 0;
 }
 
 uint64_t spill_bytes(const struct spill *s)
@@ -178,90 +129,6 @@ struct cache_spill_counters cache_spill_counters(const struct cache *c)
         .paced = get(&s->paced),
         .failures = get(&s->failed),
     };
-}
-
-/* --- shares --- */
-
-/* Of each overlay, if all are equal. */
-static uint32_t even_share(const struct spill *s)
-{
-    struct cache_set *set = s->overlay->set;
-
-    return pool_dirty_most(set->pool) /
-           MAX(atomic_load_explicit(&set->overlays, memory_order_relaxed), 1);
-}
-
-uint32_t spill_share(const struct spill *s)
-{
-    return MAX(even_share(s), SHARE_LEAST);
-}
-
-/* --- telling each other --- */
-
-/* Any thread that keeps @s from going. */
-static void nudge(struct spill *s)
-{
-    if (!atomic_exchange(&s->nudged, true))
-        mailbox_post(s->to.inbox, &s->nudge);
-}
-
-static void nudge_others(const struct spill *s, bool only_starving)
-{
-    struct cache_set *set = s->overlay->set;
-
-    mutex_lock(&set->spills_mu);
-    for (struct spill *other = set->spills; other; other = other->next) {
-        if (other != s && (!only_starving || atomic_load(&other->starving)))
-            nudge(other);
-    }
-    mutex_unlock(&set->spills_mu);
-}
-
-/* With the first write. */
-static void enlist(struct spill *s)
-{
-    struct cache_set *set = s->overlay->set;
-
-    if (s->listed || s->stopped)
-        return;
-    mutex_lock(&set->spills_mu);
-    s->next = set->spills;
-    if (s->next)
-        s->next->prev = s;
-    set->spills = s;
-    mutex_unlock(&set->spills_mu);
-    s->listed = true;
-    nudge_others(s, false);
-}
-
-static void set_starving(struct spill *s, bool starving)
-{
-    struct cache_set *set = s->overlay->set;
-
-    if (atomic_exchange(&s->starving, starving) == starving)
-        return;
-    if (starving)
-        atomic_fetch_add(&set->starving, 1);
-    else
-        atomic_fetch_sub(&set->starving, 1);
-}
-
-void cache_spill_stop(struct cache *c)
-{
-    struct spill *s = log_spill(&c->memory);
-
-    if (!s || s->stopped)
-        return;
-    s->stopped = true;
-    if (s->listed) {
-        mutex_lock(&c->set->spills_mu);
-        *(s->prev ? &s->prev->next : &c->set->spills) = s->next;
-        if (s->next)
-            s->next->prev = s->prev;
-        mutex_unlock(&c->set->spills_mu);
-    }
-    s->listed = false;
-    set_starving(s, false);
 }
 
 /* --- granules of the file --- */
@@ -327,8 +194,7 @@ static void write_done(struct tier_write *t, int result)
     mailbox_post(w->spill->to.inbox, &w->came);
 }
 
-/* The oldest full segments are not worth writing if little of them is left: it is moved. */
-static void clean(const struct spill *s)
+void spill_clean(const struct spill *s)
 {
     const struct memory *m = &s->overlay->memory;
 
@@ -359,8 +225,7 @@ static uint32_t lend(struct spill_write *w, uint32_t first, uint32_t count)
     return n;
 }
 
-/* Returns 1 if it was begun, 0 if there is nothing to be written, or no number for it; -EAGAIN. */
-static int start(struct spill *s)
+int spill_start(struct spill *s)
 {
     struct spill_write *w = s->writes[0].busy ? &s->writes[1] : &s->writes[0];
     uint32_t first = 0, taken;
@@ -385,19 +250,13 @@ static int start(struct spill *s)
     return 1;
 }
 
-/* Half of an even share may stay dirty. While the disk fails, only who needs room tries it. */
-static bool is_due(const struct spill *s)
-{
-    return !s->failing && log_full(&s->overlay->memory) >= MAX(even_share(s) / 2, 1);
-}
-
 void spill_pump(struct spill *s)
 {
-    enlist(s);
+    spill_enlist(s);
     sweep(s);
-    while (is_due(s) && writes_under_way(s) < WRITES) {
-        clean(s);
-        if (!is_due(s) || start(s) <= 0)
+    while (spill_is_due(s) && spill_writes_under_way(s) < SPILL_WRITES) {
+        spill_clean(s);
+        if (!spill_is_due(s) || spill_start(s) <= 0)
             break;
     }
 }
@@ -439,16 +298,6 @@ static void take_back(struct spill_write *w)
     set_count(&s->failed, 1);
 }
 
-/* After something has come, or may have: those who wait for room try again. */
-static void resume(struct spill *s)
-{
-    if (!s->awaited)
-        return;
-    set_starving(s, false);
-    s->awaited = false;
-    s->to.resume(s->to.arg);
-}
-
 static void write_came(struct message *m)
 {
     struct spill_write *w = container_of(m, struct spill_write, came);
@@ -465,173 +314,5 @@ static void write_came(struct message *m)
     overlay_settle(s->overlay);
     spill_pump(s);
     cache_leave(s->overlay);
-    /* In this order: who comes to starve looks at them the other way round. */
-    atomic_fetch_sub(&s->overlay->set->spilling, 1);
-    if (atomic_load(&s->overlay->set->starving) > 0)
-        nudge_others(s, true);
-    resume(s);
-}
-
-/* --- who waits for room --- */
-
-static void nudge_came(struct message *m)
-{
-    struct spill *s = container_of(m, struct spill, nudge);
-    int r = cache_enter(s->overlay);
-
-    assert(r == 0);
-    (void)r;
-    atomic_store(&s->nudged, false);
-    overlay_settle(s->overlay);
-    spill_pump(s);
-    cache_leave(s->overlay);
-    resume(s);
-}
-
-/* Whether others are spilling, as the pool is full of what is theirs: their end will be told. */
-static bool others_spill(struct spill *s)
-{
-    const struct cache_set *set = s->overlay->set;
-
-    if (atomic_load(&set->spilling) == 0)
-        return false;
-    set_starving(s, true);
-    if (atomic_load(&set->spilling) == 0)
-        nudge(s); /* it has just come: try once more */
-    return true;
-}
-
-/* Whether something will come, or what is in the way will go by itself. */
-static bool may_hope(struct spill *s)
-{
-    int r = 1;
-
-    if (writes_under_way(s) == 0) {
-        clean(s);
-        r = start(s);
-    }
-    if (r > 0)
-        return true;
-    /*
-     * Others are looking at segments that we would give up; of the end of that nobody tells. It may
-     * have come since the write was refused.
-     */
-    if (r < 0 || s->settled || log_waits(&s->overlay->memory))
-        nudge(s);
-    s->settled = false;
-    return atomic_load(&s->nudged) || others_spill(s);
-}
-
-void spill_settled(struct spill *s)
-{
-    s->settled = true;
-}
-
-bool cache_await_room(struct cache *c, uint64_t *patience)
-{
-    struct spill *s = log_spill(&c->memory);
-    bool first = *patience == 0;
-
-    if (!s)
-        return false;
-    if (first)
-        *patience = s->failures + 1;
-    if (*patience != s->failures + 1 || !may_hope(s)) {
-        set_count(&c->set->refused, 1);
-        return false;
-    }
-    if (first) {
-        set_count(&s->paced, 1);
-        set_count(&c->set->paced, 1);
-    }
-    s->awaited = true;
-    return true;
-}
-
-/* --- reading --- */
-
-bool cache_spilled_run(const struct cache *c, uint64_t off, uint64_t len_bytes,
-                       struct cache_spilled *ret, uint64_t *ret_bytes)
-{
-    uint64_t in_memory = 0, run;
-
-    while (log_spill(&c->memory) && in_memory < len_bytes) {
-        uint64_t at = off + in_memory;
-        uint32_t place = tiered_run(&c->memory, at, len_bytes - in_memory, &run);
-
-        if (place & PLACE_SPILLED && in_memory > 0)
-            break;
-        if (place & PLACE_SPILLED) {
-            *ret = spilled_at(place, off);
-            *ret_bytes = MIN(run, GRANULE_BYTES - ret->offset);
-            return true;
-        }
-        in_memory += run;
-    }
-    *ret_bytes = in_memory > 0 ? in_memory : len_bytes;
-    return false;
-}
-
-int spill_copy(const struct spill *s, struct cache_spilled at, void *buf, size_t len)
-{
-    const char *memory = cache_pin(s->to.granules, at.granule);
-
-    if (!memory)
-        return -ENODATA;
-    memcpy(buf, memory + at.offset, len);
-    cache_unpin(s->to.granules, at.granule);
-    return 0;
-}
-
-/* A read that somebody blocks for. */
-struct load {
-    struct tier_read read;
-    pthread_mutex_t mu;
-    pthread_cond_t over;
-    bool done; /* [m] mu */
-    int result;
-};
-
-static void load_done(struct tier_read *t, int result)
-{
-    struct load *l = container_of(t, struct load, read);
-    LOCK_SCOPE(&l->mu);
-
-    l->result = result;
-    l->done = true;
-    pthread_cond_signal(&l->over);
-}
-
-static int load_from_file(const struct spill *s, uint32_t granule, void *buf)
-{
-    struct iovec iov = {buf, GRANULE_BYTES};
-    struct load l = {
-        .read = {.file = s->to.file,
-                 .first = granule,
-                 .count = 1,
-                 .iov = &iov,
-                 .iov_count = 1,
-                 .priority = IO_DEMAND,
-                 .done = load_done},
-        .mu = PTHREAD_MUTEX_INITIALIZER,
-        .over = PTHREAD_COND_INITIALIZER,
-    };
-
-    tier_read(&l.read);
-    mutex_lock(&l.mu);
-    while (!l.done)
-        pthread_cond_wait(&l.over, &l.mu);
-    mutex_unlock(&l.mu);
-    pthread_cond_destroy(&l.over);
-    pthread_mutex_destroy(&l.mu);
-    if (l.result < 0)
-        return l.result == -ENODATA ? -EBADMSG : l.result;
-    return sums_of(buf, GRANULE_BYTES) == l.read.sums[0] ? 0 : -EBADMSG;
-}
-
-int spill_load(const struct spill *s, uint32_t granule, void *buf)
-{
-    if (spill_copy(s, (struct cache_spilled){granule, 0}, buf, GRANULE_BYTES) == 0)
-        return 0;
-    return load_from_file(s, granule, buf);
+    spill_landed(s);
 }

@@ -426,24 +426,64 @@ static void overlays_share_fairly(void **state)
     assert_int_equal(one(DISK_READ, 0, 20 * MIB), 0);
 }
 
+/* One that writes as fast as it can, while nothing lands, takes no more than its share. */
+static void a_share_is_not_exceeded(void **state)
+{
+    struct disk_options options = {
+        .image = image, .build = layers.ids[LAYERS - 1], .inbox = &inbox};
+    const uint64_t dirty = SPILL_BUDGET - PASSING_PLACES * GRANULE_BYTES;
+    struct disk *first = disk, *second;
+    struct job many[6], one_more;
+
+    (void)state;
+    assert_int_equal(disk_create(&options, &second, NULL), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
+        job_init(&many[i], DISK_WRITE, i * MIB, MIB);
+        job_submit(&many[i]);
+        assert_int_equal(many[i].done, i * MIB < dirty / 2);
+    }
+    assert_int_equal(disk_counters(first).dirty_bytes, dirty / 2);
+    disk = second;
+    job_init(&one_more, DISK_WRITE, 0, MIB);
+    job_submit(&one_more);
+    assert_true(one_more.done); /* at once: its share is its own */
+    assert_int_equal(one_more.request.result, 0);
+    job_finish(&one_more);
+    for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
+        job_await(&many[i]);
+        assert_int_equal(many[i].request.result, 0);
+        job_finish(&many[i]);
+    }
+    disk_cancel_all(second);
+    while (disk_under_way(second) > 0)
+        deliver();
+    disk_destroy(second);
+    disk = first;
+}
+
 /* Each fills what it may keep, and rests; those that come later find room all the same. */
 static void those_who_rest_keep_no_memory_from_others(void **state)
 {
-    struct test_random rng = {22};
     struct disk_options options = {
         .image = image, .build = layers.ids[LAYERS - 1], .inbox = &inbox};
-    struct disk *first = disk, *disks[9];
+    const uint64_t budget = 24 * MIB, dirty = budget - PASSING_PLACES * GRANULE_BYTES;
+    struct disk *first = disk, *disks[16];
 
     (void)state;
+    assert_int_equal(cache_set_budget(layers.caches, budget), 0);
     for (unsigned i = 0; i < ARRAY_SIZE(disks); i++) {
+        struct test_random rng = {22}; /* all the same, so that there is one model */
+        uint64_t rest = dirty / (i + 2) / 2 / GRANULE_BYTES - 1;
+
         assert_int_equal(disk_create(&options, &disks[i], NULL), 0);
         disk = disks[i];
-        write_range(&rng, i * 4 * MIB, 3 * MIB + 5 * PAGE_BYTES, MIB);
-        spills_land();
+        write_range(&rng, 0, rest * GRANULE_BYTES, GRANULE_BYTES);
     }
     for (unsigned i = 0; i < ARRAY_SIZE(disks); i++) {
+        uint64_t rest = dirty / (i + 2) / 2 / GRANULE_BYTES - 1;
+
         disk = disks[i];
-        assert_int_equal(one(DISK_READ, i * 4 * MIB, 3 * MIB + 5 * PAGE_BYTES), 0);
+        assert_int_equal(one(DISK_READ, 0, rest * GRANULE_BYTES), 0);
         disk_cancel_all(disk);
         while (disk_under_way(disk) > 0)
             deliver();
@@ -508,6 +548,7 @@ int main(void)
         SPILL_TEST(damage_is_an_error_of_who_reads_it),
         SPILL_TEST(an_export_has_what_was_spilled),
         SPILL_TEST(overlays_share_fairly),
+        SPILL_TEST(a_share_is_not_exceeded),
         SPILL_TEST(those_who_rest_keep_no_memory_from_others),
         SPILL_TEST(a_lower_budget_is_kept),
         SPILL_TEST(a_disk_ends_while_it_spills),
