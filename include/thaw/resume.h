@@ -133,7 +133,9 @@ struct thaw_sandbox_stats {
         uint64_t failed;                                /* of them, with an error */
         uint64_t waited;                                /* of them, after a fetch */
         uint64_t read_bytes, written_bytes;
-        uint64_t dirty_bytes; /* memory that the VMs' changes take now */
+        uint64_t dirty_bytes;   /* memory that the VMs' changes take now, not spilled */
+        uint64_t spilled_bytes; /* of them, written to the disk tier */
+        uint64_t paced;         /* times that a write waited for that */
     } disk;
     double seconds; /* since the start of the resume */
 };

@@ -47,13 +47,14 @@ static json_t *exports_json(const struct thaw_sandbox_info *info)
 
 static json_t *disk_json(const struct thaw_sandbox_stats *st)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "reads",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "reads",
                      (json_int_t)st->disk.reads, "writes", (json_int_t)st->disk.writes, "zeroes",
                      (json_int_t)st->disk.zeroes, "trims", (json_int_t)st->disk.trims, "flushes",
                      (json_int_t)st->disk.flushes, "failed", (json_int_t)st->disk.failed, "waited",
                      (json_int_t)st->disk.waited, "read_bytes", (json_int_t)st->disk.read_bytes,
                      "written_bytes", (json_int_t)st->disk.written_bytes, "dirty_bytes",
-                     (json_int_t)st->disk.dirty_bytes);
+                     (json_int_t)st->disk.dirty_bytes, "spilled_bytes",
+                     (json_int_t)st->disk.spilled_bytes, "paced", (json_int_t)st->disk.paced);
 }
 
 #define CHART_COLUMNS 36

@@ -97,6 +97,8 @@ void root_disk_counters(const struct root_disk *d, struct disk_counters *ret)
         ret->written_bytes += x->written_bytes;
         ret->waited += x->disk.waited;
         ret->dirty_bytes += x->disk.dirty_bytes;
+        ret->spilled_bytes += x->disk.spilled_bytes;
+        ret->paced += x->disk.paced;
     }
 }
 

@@ -118,6 +118,8 @@ static void disk_stats(const struct disk_counters *c, struct thaw_sandbox_stats 
     ret->disk.read_bytes = c->read_bytes;
     ret->disk.written_bytes = c->written_bytes;
     ret->disk.dirty_bytes = c->dirty_bytes;
+    ret->disk.spilled_bytes = c->spilled_bytes;
+    ret->disk.paced = c->paced;
 }
 
 void sandbox_stats(struct sandbox *s, struct thaw_sandbox_stats *ret)
