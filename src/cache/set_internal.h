@@ -38,7 +38,7 @@ struct cache_set {
     _Atomic(uint64_t) spilled_bytes;       /* [a] since the start */
     _Atomic(uint64_t) spilled_live;        /* [a] of bytes[CACHE_KIND_OVERLAY], in files now */
     _Atomic(uint64_t) paced;               /* [a] */
-    pthread_mutex_t spills_mu;             /* no leaf: messages are posted under it */
+    pthread_mutex_t spills_mu;             /* messages are posted under it */
     struct spill *spills;                  /* [m] spills_mu: overlays that may be nudged */
     _Atomic(uint32_t) spilling;            /* [a] seq_cst with starving: writes under way */
     _Atomic(uint32_t) starving;            /* [a] overlays that wait for what others spill */
