@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from prometheus import parse_text
-from thawtest import DEADLINE, check, check_equal, skip
+from thawtest import DEADLINE, check, check_equal, fail, skip
 
 MIB = 1 << 20
 _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C82  # linux/loop.h
@@ -101,6 +101,17 @@ class Outcome:
                 return samples
             check(time.monotonic() < until, "granules wait to be written to the disk")
             time.sleep(0.01)  # nobody tells when
+
+
+def fill(case, build, image, folder, *args):
+    """Resume until all of the build is in the folder: what is not written in time waits for the
+    next one.
+    """
+    for _ in range(20):
+        o = Outcome(case, build, image, folder, *args)
+        if o.result["bytes"]["fetched"] == 0:
+            return
+    fail(f"it is never all there: {o.result}")
 
 
 class _Range(ctypes.Structure):

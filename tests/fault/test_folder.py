@@ -10,14 +10,15 @@ import random
 import shutil
 import signal
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 
 # pylint: disable=wrong-import-position
-from disks import MIB, Outcome, client_of, resume, scrape, touch, warnings
+from disks import MIB, Outcome, client_of, fill, resume, scrape, touch, warnings
 from faultfs import fault_main, on_faulty_disk
-from thawtest import check, check_equal, check_in
+from thawtest import DEADLINE, check, check_equal, check_in
 
 GRANULE = 65536
 WRITTEN = ("thaw_cache_disk_written_bytes_total", ())
@@ -197,14 +198,15 @@ def a_folder_that_is_none(case):
 
 @on_faulty_disk
 def killed_at_the_nth_write(case, disk):
-    """The write comes too late for who wanted it; sums of the last batches are missing."""
+    """That write comes after the end of who wanted it; sums of the last batches are missing."""
     image, build = build_of(case)
     for n in (0, 1, 2, 7, 31, 32, 33, 34, 40):
         shutil.rmtree(os.path.join(disk.folder, "tier"), ignore_errors=True)
         thaw = resume(case, build, disk.path, "tiered")
         disk.hang("write", after=n)
-        client = client_of(case, thaw, image, "--hang-seconds", "100")
-        disk.wait("write", 1)
+        client = client_of(case, thaw, image, "--hang-seconds", "100", "--hold")
+        while not (disk.count("write")[1] or client.stdout()):
+            time.sleep(0.01)  # there may be fewer than n: it is killed all the same
         thaw.signal(signal.SIGKILL)  # it cannot die before its write is over
         disk.clear()
         thaw.expect_exit(-signal.SIGKILL)
@@ -221,7 +223,9 @@ def written_bytes(thaw):
 
 
 def wait_for_writes(thaw, wanted, client):
+    until = time.monotonic() + DEADLINE
     while written_bytes(thaw) < wanted:
+        check(time.monotonic() < until, f"{written_bytes(thaw)} bytes are written, not {wanted}")
         check(client.returncode() is None, f"the client has ended early: {client.stderr()}")
 
 
@@ -234,7 +238,7 @@ def a_second_one_reads(case):
     def second(_thaw):
         seconds.append(Outcome(case, build, image, folder))
 
-    Outcome(case, build, image, folder)
+    fill(case, build, image, folder)
     first = Outcome(case, build, image, folder, at_end=second)
     check_equal((first.result["cache"]["disk_tier"], first.lines), ("written", []), "the first one")
     o = seconds[0]
