@@ -85,6 +85,23 @@ bool tier_has_room(struct tier *t, uint64_t bytes)
     return t->unlooked_bytes + bytes <= t->room_bytes;
 }
 
+static uint64_t available_bytes(const struct tier *t)
+{
+    struct statvfs v;
+
+    return fstatvfs(t->files, &v) < 0 ? UINT64_MAX : v.f_bavail * v.f_frsize;
+}
+
+void tier_refused(struct tier *t)
+{
+    t->refused_bytes = MAX(available_bytes(t), 1);
+}
+
+bool tier_still_refuses(const struct tier *t)
+{
+    return t->refused_bytes > 0 && available_bytes(t) <= t->refused_bytes;
+}
+
 /* What is evicted counts as room from then on, whenever the file system says so. */
 static bool evict_on_account(struct tier *t, const struct tier_write *w)
 {

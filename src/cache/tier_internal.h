@@ -81,6 +81,7 @@ struct tier {
     unsigned batches;        /* written since sums were */
     uint64_t room_bytes;     /* that the file system had, when it was asked last, and `owed` */
     uint64_t unlooked_bytes; /* written since then */
+    uint64_t refused_bytes;  /* were available when the disk refused a write for want of room; 0 */
     int64_t spare_bytes;     /* what it said then; less than 0: what it lacks */
     uint64_t owed[2];        /* bytes evicted of which it did not know then: lately, and before */
     uint64_t owed_turn_ns;   /* of clock_now_ns(): when `lately` becomes `before` */
@@ -130,6 +131,14 @@ bool tier_has_room(struct tier *t, uint64_t bytes);
 
 /** tier_make_room() - the same for @w, having evicted what is needed; the regions of @w stay */
 bool tier_make_room(struct tier *t, const struct tier_write *w);
+
+/**
+ * tier_refused() - the disk said that it is full; has it more room since? Thread only.
+ *
+ * What it says to statvfs(3) need not be what it grants: there may be a quota.
+ */
+void tier_refused(struct tier *t);
+bool tier_still_refuses(const struct tier *t);
 
 /** tier_evict() - something, if there is anything; false if there is not */
 bool tier_evict(struct tier *t, const struct tier_write *w);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "base/log.h"
 #include "cache/tier_internal.h"
 
 /* --- reads --- */
@@ -194,14 +195,17 @@ int tier_write_now(struct tier *t, const struct tier_write *w)
         r = write_run(w);
     if (r == 0) {
         tier_succeeded(t, TIER_WRITES);
+        t->refused_bytes = 0;
         end_run(w);
         return 0;
     }
-    if (is_full(r))
-        tier_count(&t->no_room, 1);
-    else
-        tier_failure(t, TIER_WRITES, r);
     if (tier_punch(w->file, w->first, w->count) < 0)
-        return r; /* what there is of it stays, and counts */
-    return r;
+        log_debug("disk tier: what there is of a write that failed stays, and counts");
+    if (!is_full(r)) {
+        tier_failure(t, TIER_WRITES, r);
+        return r;
+    }
+    tier_count(&t->no_room, 1);
+    tier_refused(t);
+    return -ENOSPC;
 }

@@ -143,7 +143,7 @@ static bool is_stuck(struct tier *t)
 {
     if (!atomic_load(&t->stuck))
         return false;
-    if (!tier_has_room(t, TIER_WRITE_GRANULES * GRANULE_BYTES))
+    if (!tier_has_room(t, TIER_WRITE_GRANULES * GRANULE_BYTES) || tier_still_refuses(t))
         return true;
     atomic_store(&t->stuck, false);
     return false;

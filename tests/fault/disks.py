@@ -93,11 +93,13 @@ class Outcome:
         self.lines = warnings(self.thaw)
 
     def _at_rest(self):
-        """The samples when nothing waits to be written any more, or nothing is written at all."""
+        """The samples when nothing waits to be written any more, or nothing can be written."""
         until = time.monotonic() + DEADLINE
         while True:
             samples = scrape(self.thaw)
-            if not (samples["thaw_cache_disk_behind", ()] and samples["thaw_cache_disk_writable", ()]):
+            writable = samples["thaw_cache_disk_writable", ()] and \
+                "no_room" not in disk_errors(samples)
+            if not (samples["thaw_cache_disk_behind", ()] and writable):
                 return samples
             check(time.monotonic() < until, "granules wait to be written to the disk")
             time.sleep(0.01)  # nobody tells when

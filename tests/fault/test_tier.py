@@ -10,6 +10,7 @@ no harm to the next one.
 import errno
 import functools
 import os
+import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -17,7 +18,7 @@ sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 
 # pylint: disable=wrong-import-position
 from disks import MIB, LoopDisk, Outcome, client_of, fill, resume, scrape, touch, warnings
-from faultfs import OPS, fault_main, on_faulty_disk
+from faultfs import OPS, FaultFs, fault_main, on_faulty_disk
 from thawtest import check, check_equal, check_in
 
 IMAGE = "24M"  # of which the budget holds two thirds
@@ -131,6 +132,25 @@ def a_disk_that_is_full(case, disk):
     check_in("no_room", o.errors, "errors when holes cannot be punched")
     disk.clear()
     unharmed(trouble.resume(), "after that")
+
+
+def a_quota(case):
+    """There seems to be room, and there is none: it is not tried again until there is more."""
+    folder = case.path("tmpfs")
+    os.mkdir(folder)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], check=True)
+    disk = FaultFs(case, folder=folder)
+    image, build = build_of(case)
+    for error in (errno.EDQUOT, errno.ENOSPC):
+        o = Outcome(case, build, image, disk.path, "--disk-budget", "1G",
+                    under_way=lambda _, e=error: disk.fail("write", e, after=5))
+        check_equal((list(o.errors), o.writable), (["no_room"], True), "errors, and if it goes on")
+        check(disk.count("write")[1] < 20, f"tried in vain for {disk.count('write')[1]} times")
+        disk.clear()
+        empty(disk.folder)
+    fill(case, build, image, disk.path, "--disk-budget", "1G")
+    disk.end()
+    subprocess.run(["umount", folder], check=True)
 
 
 def what_is_asked_in_passing(case, disk):
@@ -334,7 +354,7 @@ def a_device_full_of_other_things(case):
 
 if __name__ == "__main__":
     fault_main({
-        "tier-faults": [on_faulty_disk(test) for test in (
+        "tier-faults": [a_quota] + [on_faulty_disk(test) for test in (
             the_disk_fails, something_fails_once, bytes_that_are_wrong, a_disk_that_is_full,
             what_is_asked_in_passing, everything_fails, the_file_system_goes_away,
             a_disk_that_fails_from_the_start, writes_that_hang, reads_that_hang)],
