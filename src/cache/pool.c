@@ -12,7 +12,8 @@
 #include "cache/segments.h"
 #include "cache/tiered.h"
 
-#define LOOKS 128u /* used ones that are passed over for one that is not */
+#define LOOKS          128u /* used ones that are passed over for one that is not */
+#define RESERVE_ENOUGH 256u /* slots for what is being fetched; half of them for read-ahead */
 
 /* --- life --- */
 
@@ -77,10 +78,13 @@ static void scribble(const struct pool *p, uint32_t first)
 
 /* --- how many --- */
 
-/* Kept from overlays for what is being fetched. */
+/* Kept from overlays for what is being fetched: in a small pool, too, as much as a disk needs to
+ * have asked of it. */
 static uint32_t reserve_locked(const struct pool *p)
 {
-    return MAX(p->limit / 8, PASSING_PLACES);
+    uint32_t enough = MIN(p->limit / 4, RESERVE_ENOUGH);
+
+    return MAX(MAX(p->limit / 8, enough), PASSING_PLACES);
 }
 
 /* Slots that may have memory: more than the limit only as far as they are dirty. */
