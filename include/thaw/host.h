@@ -33,6 +33,9 @@ struct thaw_host;
  * none
  * @metrics: where to serve metrics over HTTP: "HOST:PORT", "[::1]:PORT" or "unix:PATH"; NULL:
  * nowhere
+ * @cache_huge_pages: what the memory of backing tiered shall be in: "hugetlb" (pages of 2 MiB that
+ * the operator has reserved, vm.nr_hugepages), "thp" (those that the kernel finds), "off" or NULL
+ * (small pages). As far as the host does not have them it is in small pages, and @warn is told
  * @warn: told, with @warn_arg, what an operator should hear of, on the thread that called; or NULL
  */
 struct thaw_host_options {
@@ -47,6 +50,7 @@ struct thaw_host_options {
     const char *metrics;
     void (*warn)(void *arg, const char *text);
     void *warn_arg;
+    const char *cache_huge_pages;
 };
 
 /** thaw_host_open() - set it up; one is enough for a process */
@@ -96,6 +100,9 @@ struct thaw_host_info {
     uint64_t disk_budget;   /* that it may take */
     uint64_t disk_behind;   /* granules that wait to be written to it */
     uint64_t not_kept;      /* granules that were served but not kept: the budget was spent */
+    const char *huge_pages; /* that were asked for: "off", "thp", "hugetlb" */
+    uint64_t huge_bytes;    /* of memory that caches have in huge pages now; for "thp", asking takes
+                               as long as reading /proc/self/smaps */
 };
 
 void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret);

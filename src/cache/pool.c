@@ -17,7 +17,7 @@
 
 /* --- life --- */
 
-int pool_create(uint64_t budget_bytes, struct pool **ret)
+int pool_create(uint64_t budget_bytes, enum huge_pages huge, struct pool **ret)
 {
     struct pool *p = calloc(1, sizeof(*p));
     int r;
@@ -27,12 +27,16 @@ int pool_create(uint64_t budget_bytes, struct pool **ret)
     p->fd = -1;
     pthread_mutex_init(&p->mu, NULL);
     p->free = p->surplus = p->gone = p->queue = (struct list)LIST_INIT;
+    pool_huge_init(p);
     r = pool_map(p, budget_bytes);
     if (r < 0) {
         pool_destroy(p);
         return r;
     }
     p->limit = pool_limit(p, budget_bytes);
+    p->transparent = huge == HUGE_PAGES_THP && pool_advise(p) == 0;
+    if (huge == HUGE_PAGES_HUGETLB)
+        (void)!pool_huge_open(p); /* small pages will do */
     *ret = p;
     return 0;
 }
@@ -43,6 +47,7 @@ void pool_destroy(struct pool *p)
         return;
     assert(p->claimed == 0 && p->held == 0 && p->dirty == 0 && p->queue.count == 0);
     pool_unmap(p);
+    pool_huge_finish(p);
     pthread_mutex_destroy(&p->mu);
     free(p);
 }
@@ -107,7 +112,7 @@ static void untake_locked(struct pool *p, uint32_t first)
 
     for (; first != POOL_NONE; first = next) {
         next = p->slots[first].next;
-        if (pool_excess_locked(p) > 0) {
+        if (p->huge.fd < 0 && pool_excess_locked(p) > 0) {
             push_last(p, &p->surplus, first);
             continue;
         }
@@ -274,6 +279,7 @@ int pool_take(struct pool *p, uint32_t slots, enum pool_use use, uint32_t *ret)
     int r;
 
     mutex_lock(&p->mu);
+    pool_huge_grow_locked(p, slots);
     r = take_locked(p, slots, use, ret);
     mutex_unlock(&p->mu);
     if (r > 0)
@@ -283,10 +289,19 @@ int pool_take(struct pool *p, uint32_t slots, enum pool_use use, uint32_t *ret)
 
 /* --- freeing --- */
 
+/* After @slot was freed, while the pool is larger than its budget. */
+static void give_excess(struct pool *p, uint32_t slot)
+{
+    if (p->huge.fd >= 0)
+        (void)pool_huge_give_segment(p, slot, POOL_GIVE_EXCESS);
+    else
+        pool_give_surplus(p);
+}
+
 static void put(struct pool *p, uint32_t first, uint32_t *count)
 {
     uint32_t n = 0;
-    bool surplus;
+    bool excess;
 
     scribble(p, first);
     for (uint32_t s = first; s != POOL_NONE; s = p->slots[s].next)
@@ -294,10 +309,10 @@ static void put(struct pool *p, uint32_t first, uint32_t *count)
     mutex_lock(&p->mu);
     *count -= n;
     untake_locked(p, first);
-    surplus = p->surplus.count > 0;
+    excess = p->surplus.count > 0 || pool_excess_locked(p) > 0;
     mutex_unlock(&p->mu);
-    if (surplus)
-        pool_give_surplus(p);
+    if (excess)
+        give_excess(p, first);
 }
 
 void pool_put(struct pool *p, uint32_t first)
@@ -358,7 +373,9 @@ void pool_adopt(struct pool *p, uint32_t slot, struct cache *c, uint32_t granule
     push_last(p, &p->queue, slot);
     excess = pool_excess_locked(p) > 0;
     mutex_unlock(&p->mu);
-    if (excess)
+    if (excess && p->huge.fd >= 0)
+        (void)pool_huge_give_segment(p, slot, POOL_GIVE_EXCESS);
+    else if (excess)
         pool_shrink(p);
 }
 

@@ -7,7 +7,9 @@
  * more slots have memory than the budget allows. Memory that has been touched is kept, as used
  * memory is several times faster than fresh; another granule takes its place without any system
  * call. Memory is given back for a lower budget, and when the host is short of it; where it can be
- * in segments of 2 MiB, which are a huge page.
+ * in segments of 2 MiB, which are a huge page. Of a pool in huge pages of the host's pool (hugetlb)
+ * nothing but whole segments is given back, for a lower budget only, and what is in use keeps the
+ * rest of its segment: it may stay larger than a lower budget (pool_huge.c).
  *
  *             take                publish               last hold put
  *     free ----------> claimed ------------> held ----------------------> queued
@@ -43,13 +45,15 @@
  * themselves, and if none is, there are queued ones. Of these, only pinned ones cannot be had, and
  * pins are short.
  *
- * Any thread. One leaf lock; no system call is made under it.
+ * Any thread. One leaf lock; no system call is made under it. Of a pool in hugetlb, who takes slots
+ * may wait for a segment to be made: one system call, which clears a huge page.
  */
 
 #include <stdint.h>
 
 #include "base/units.h"
 #include "cache/set.h"
+#include "kernel/huge_pages.h"
 
 struct cache;
 struct pool;
@@ -66,8 +70,12 @@ struct segment;
  */
 enum pool_use { POOL_DEMAND, POOL_BACKGROUND, POOL_DIRTY };
 
-/** pool_create() - nothing is allocated but tables. Returns: 0 or -errno. */
-[[gnu::warn_unused_result]] int pool_create(uint64_t budget_bytes, struct pool **ret);
+/**
+ * pool_create() - nothing is allocated but tables. Returns: 0 or -errno.
+ * @huge: what its memory shall be in; where that cannot be had, it is in small pages
+ */
+[[gnu::warn_unused_result]] int pool_create(uint64_t budget_bytes, enum huge_pages huge,
+                                            struct pool **ret);
 
 /** pool_destroy() - nothing is taken any more. NULL is allowed. */
 void pool_destroy(struct pool *p);
@@ -164,5 +172,8 @@ struct pool_counters {
 };
 
 struct pool_counters pool_counters(struct pool *p);
+
+/** pool_huge_bytes() - how much of its memory is in huge pages now. Control path: may be slow. */
+uint64_t pool_huge_bytes(struct pool *p);
 
 #endif

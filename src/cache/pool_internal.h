@@ -2,7 +2,8 @@
 #ifndef THAW_CACHE_POOL_INTERNAL_H
 #define THAW_CACHE_POOL_INTERNAL_H
 
-/* What a pool is made of. pool.c: who has which slot; pool_memory.c: which slots have memory. */
+/* What a pool is made of. pool.c: who has which slot; pool_memory.c: which slots have memory;
+ * pool_huge.c: the same of huge pages. */
 
 #include "base/thread.h"
 #include "base/units.h"
@@ -31,6 +32,17 @@ struct list {
         POOL_NONE, POOL_NONE, 0                                                                    \
     }
 
+/* Of a pool that is in huge pages of the host's pool; see pool_huge.c. */
+struct pool_huge {
+    int fd;             /* owned; -1: it is not */
+    pthread_mutex_t mu; /* one segment is made at a time; before pool.mu; system calls under it */
+    uint32_t end;       /* slots from here on are none */
+    bool *segments;     /* owned; [m] pool.mu: which are one */
+    uint32_t count;     /* [m] pool.mu: how many */
+    bool making;        /* [m] pool.mu: nobody else takes what is fresh */
+    bool over;          /* [m] pool.mu: the host had no more */
+};
+
 struct pool {
     int fd;             /* owned */
     char *memory;       /* owned: slot_count slots, all mapped, few of them touched at first */
@@ -51,6 +63,8 @@ struct pool {
     uint64_t given_bytes;          /* [m] mu: because memory was short */
     uint64_t last_age;             /* [m] mu */
     uint64_t evicted;              /* [m] mu */
+    bool transparent;              /* huge pages are asked for by madvise(2) */
+    struct pool_huge huge;
 };
 
 /* --- lists --- */
@@ -102,6 +116,15 @@ uint32_t pool_excess_locked(const struct pool *p);
 /** pool_map() - address space, that costs nothing, for any budget that makes sense. 0 or -errno. */
 [[gnu::warn_unused_result]] int pool_map(struct pool *p, uint64_t bytes);
 
+/** pool_is_idle() - free, or of a granule that nobody waits for; which may be pinned all the same */
+static inline bool pool_is_idle(const struct slot *s)
+{
+    return s->is_free || (s->cache && s->holds == 0);
+}
+
+/** pool_advise() - ask for transparent huge pages. 0, or -errno of a kernel that has none. */
+[[gnu::warn_unused_result]] int pool_advise(const struct pool *p);
+
 void pool_unmap(struct pool *p);
 
 /** pool_limit() - how many slots a budget is */
@@ -113,5 +136,36 @@ void pool_shrink(struct pool *p);
 
 /** pool_give_surplus() - give the memory of surplus slots back. Not under the lock. */
 void pool_give_surplus(struct pool *p);
+
+/* --- pool_huge.c --- */
+
+/** pool_huge_init() - for a pool without; pool_huge_open() may follow, and pool_huge_finish() must */
+void pool_huge_init(struct pool *p);
+
+/** pool_huge_open() - slots are in huge pages from now on, if the host has them. 0 or -errno. */
+[[gnu::warn_unused_result]] int pool_huge_open(struct pool *p);
+
+void pool_huge_finish(struct pool *p);
+
+/**
+ * pool_huge_grow_locked() - before @slots are taken: if fewer are free, make a segment of free ones
+ *
+ * Lets go of the lock meanwhile. What is fresh afterwards is small pages, which anybody may use.
+ */
+void pool_huge_grow_locked(struct pool *p, uint32_t slots);
+
+/**
+ * enum pool_give - what segments are given back for
+ *
+ * POOL_GIVE_EXCESS: the budget, if they are more. POOL_GIVE_HOST: a host that is short of memory,
+ * to which huge pages of the host's pool are no help: only those of small ones.
+ */
+enum pool_give { POOL_GIVE_EXCESS, POOL_GIVE_HOST };
+
+/** pool_huge_give() - @most slots, or a few more, in whole segments; returns how many. May block. */
+uint32_t pool_huge_give(struct pool *p, uint32_t most, enum pool_give why);
+
+/** pool_huge_give_segment() - the one of @slot; whether that could be done. May block. */
+bool pool_huge_give_segment(struct pool *p, uint32_t slot, enum pool_give why);
 
 #endif

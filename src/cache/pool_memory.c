@@ -31,6 +31,23 @@ static void *map_table(size_t bytes)
     return table == MAP_FAILED ? NULL : table;
 }
 
+/* Address space that begins where a huge page may; MAP_FAILED if there is none. */
+static void *map_aligned(int fd, uint64_t bytes)
+{
+    char *space = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *memory;
+
+    if (space == MAP_FAILED)
+        return MAP_FAILED;
+    memory = space + (-(uintptr_t)space & (HUGE_PAGE_BYTES - 1));
+    if (memory > space)
+        munmap(space, (size_t)(memory - space));
+    munmap(memory + bytes, HUGE_PAGE_BYTES - (size_t)(memory - space));
+    return mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
+                0);
+}
+
 int pool_map(struct pool *p, uint64_t bytes)
 {
     void *memory;
@@ -42,13 +59,18 @@ int pool_map(struct pool *p, uint64_t bytes)
     if (p->fd < 0 || ftruncate(p->fd, (off_t)bytes) < 0 ||
         fcntl(p->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return -errno;
-    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, p->fd, 0);
+    memory = map_aligned(p->fd, bytes);
     if (memory == MAP_FAILED)
         return -errno;
     p->memory = memory;
     p->slots = map_table(p->slot_count * sizeof(struct slot));
     p->segments = map_table(p->slot_count * sizeof(struct segment));
     return p->slots && p->segments ? 0 : -ENOMEM;
+}
+
+int pool_advise(const struct pool *p)
+{
+    return madvise(p->memory, p->slot_count * GRANULE_BYTES, MADV_HUGEPAGE) < 0 ? -errno : 0;
 }
 
 uint32_t pool_limit(const struct pool *p, uint64_t budget_bytes)
@@ -111,12 +133,6 @@ void pool_give_surplus(struct pool *p)
     } while (n == GIVE_BATCH);
 }
 
-/* Free, or of a granule that nobody waits for; which may be pinned all the same. */
-static bool is_idle(const struct slot *s)
-{
-    return s->is_free || (s->cache && s->holds == 0);
-}
-
 static bool give_slot_locked(struct pool *p, uint32_t slot)
 {
     struct slot *s = &p->slots[slot];
@@ -140,7 +156,7 @@ static uint32_t give_neighbours_locked(struct pool *p, uint32_t slot)
     if (end > p->slot_count)
         return 0;
     for (uint32_t s = first; s < end; s++) {
-        if (s != slot && !is_idle(&p->slots[s]))
+        if (s != slot && !pool_is_idle(&p->slots[s]))
             return 0;
     }
     for (uint32_t s = first; s < end; s++)
@@ -178,6 +194,10 @@ void pool_shrink(struct pool *p)
 {
     uint32_t n;
 
+    if (p->huge.fd >= 0) {
+        pool_huge_give(p, UINT32_MAX, POOL_GIVE_EXCESS);
+        return;
+    }
     do {
         mutex_lock(&p->mu);
         for (n = 0; n < GIVE_BATCH && pool_excess_locked(p) > 0;) {
@@ -201,6 +221,17 @@ static uint32_t share_locked(const struct pool *p)
     return MIN((p->free.count + p->queue.count) / 4, live > floor ? live - floor : 0);
 }
 
+/* Of a pool in hugetlb. */
+static uint64_t give_small_segments(struct pool *p, uint32_t wanted)
+{
+    uint64_t bytes = pool_huge_give(p, wanted, POOL_GIVE_HOST) * GRANULE_BYTES;
+
+    mutex_lock(&p->mu);
+    p->given_bytes += bytes;
+    mutex_unlock(&p->mu);
+    return bytes;
+}
+
 uint64_t pool_give_back(struct pool *p, uint64_t calm_until_ns)
 {
     uint32_t wanted, given = 0, n;
@@ -209,6 +240,8 @@ uint64_t pool_give_back(struct pool *p, uint64_t calm_until_ns)
     p->calm_until_ns = calm_until_ns;
     wanted = share_locked(p);
     mutex_unlock(&p->mu);
+    if (p->huge.fd >= 0)
+        return give_small_segments(p, wanted);
     do {
         mutex_lock(&p->mu);
         n = given < wanted ? give_some_locked(p, wanted - given) : 0;

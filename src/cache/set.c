@@ -117,7 +117,7 @@ int cache_set_create(const struct cache_set_options *options, struct cache_set *
     if (r < 0)
         return r;
     if (set->backing == CACHE_BACKING_TIERED)
-        r = pool_create(get(&set->budget), &set->pool);
+        r = pool_create(get(&set->budget), options->huge, &set->pool);
     if (r < 0)
         return err_errno(e, r, "making the pool of the caches");
     if (set->pool && options->io)
@@ -185,6 +185,11 @@ struct cache_set_counters cache_set_counters(const struct cache_set *set)
         c.given_bytes = pool.given_bytes;
     }
     return c;
+}
+
+uint64_t cache_set_huge_bytes(const struct cache_set *set)
+{
+    return set->pool ? pool_huge_bytes(set->pool) : 0;
 }
 
 /* --- accounts --- */

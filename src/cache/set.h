@@ -23,6 +23,7 @@
 
 #include "base/cleanup.h"
 #include "base/units.h"
+#include "kernel/huge_pages.h"
 
 struct cache_set;
 struct io_engine;
@@ -54,6 +55,7 @@ const char *cache_backing_name(enum cache_backing backing);
  * @io: for backing `tiered`: what its disk tier reads with; NULL: no disk tier
  * @disk_bytes: how large the disk tier may become; 0: see tier.h
  * @budget_bytes: at least CACHE_BUDGET_MIN; 0: cache_budget_default() of now
+ * @huge: for backing `tiered`: what its memory shall be in, as far as the host has it
  */
 struct cache_set_options {
     enum cache_backing backing;
@@ -61,6 +63,7 @@ struct cache_set_options {
     struct io_engine *io;
     uint64_t disk_bytes;
     uint64_t budget_bytes;
+    enum huge_pages huge;
 };
 
 /**
@@ -129,6 +132,9 @@ struct cache_set_counters {
 
 /** cache_set_counters() - a snapshot. Any thread. */
 struct cache_set_counters cache_set_counters(const struct cache_set *set);
+
+/** cache_set_huge_bytes() - how much of its memory is in huge pages now; a slow question */
+uint64_t cache_set_huge_bytes(const struct cache_set *set);
 
 /* --- room --- */
 

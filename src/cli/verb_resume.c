@@ -21,6 +21,7 @@ enum key {
     POPULATE,
     CACHE,
     CACHE_BACKING,
+    CACHE_HUGE_PAGES,
     DISK_BUDGET,
     MEMORY_BUDGET,
     FLAG,
@@ -46,6 +47,8 @@ static const struct option_spec options[] = {
     {"cache", "DIR", "folder for what caches keep on disk", CACHE},
     {"cache-backing", "BACKING", "how caches keep bytes: tiered (default), memfd, file",
      CACHE_BACKING},
+    {"cache-huge-pages", "KIND", "memory of backing tiered in huge pages: off (default), thp, hugetlb",
+     CACHE_HUGE_PAGES},
     {"disk-budget", "SIZE", "disk that backing tiered may take, or none (default: a quarter)",
      DISK_BUDGET},
     {"memory-budget", "SIZE", "memory that caches may take (default: a quarter of what is free)",
@@ -153,6 +156,9 @@ static int take(void *arg, int key, const char *value)
         break;
     case CACHE_BACKING:
         a->host.cache_backing = value;
+        break;
+    case CACHE_HUGE_PAGES:
+        a->host.cache_huge_pages = value;
         break;
     case DISK_BUDGET:
         return take_disk_budget(a, value);

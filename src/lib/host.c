@@ -74,6 +74,8 @@ static int take_options(struct thaw_host *h, const struct thaw_host_options *o,
     h->no_disk = o->no_disk;
     h->warn = o->warn;
     h->warn_arg = o->warn_arg;
+    if (host_huge_init(h, o, e) < 0)
+        return -EINVAL;
     host_budget_init(h, o);
     if (o->cache_dir) {
         h->folder = strdup(o->cache_dir);
@@ -166,6 +168,7 @@ static int create_set(struct thaw_host *h, enum cache_backing backing, struct ca
         .io = h->no_disk ? NULL : h->io,
         .disk_bytes = h->disk_budget,
         .budget_bytes = h->budget,
+        .huge = h->huge,
     };
     struct thaw_error why = THAW_ERROR_INIT;
     int r;
@@ -187,7 +190,10 @@ static int create_caches(struct thaw_host *h, enum cache_backing backing, struct
 {
     struct host_caches *c = &h->caches[backing];
     struct cache_set *set;
-    int r = create_set(h, backing, &set, e);
+    int r;
+
+    host_huge_check(h, backing);
+    r = create_set(h, backing, &set, e);
 
     if (r < 0)
         return r;
@@ -269,6 +275,7 @@ static void tier_info(const struct tier *t, struct thaw_host_info *ret)
 void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret)
 {
     *ret = (struct thaw_host_info){
+        .huge_pages = huge_pages_name(h->huge),
         .metrics = h->metrics ? metrics_server_address(h->metrics) : NULL,
     };
     ret->cache_backing = cache_backing_name(host_backing(h, ret->cache_backing_source));
@@ -284,6 +291,7 @@ void thaw_host_info(struct thaw_host *h, struct thaw_host_info *ret)
         ret->memory_budget = c.budget_bytes;
         ret->charged_bytes += c.charged_bytes;
         ret->not_kept += c.not_kept;
+        ret->huge_bytes += cache_set_huge_bytes(set);
         if (cache_set_tier(set))
             tier_info(cache_set_tier(set), ret);
         if (h->caches[i].fetch)

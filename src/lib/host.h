@@ -44,6 +44,7 @@ struct thaw_host {
     bool told_of_cgroup;            /* that it is more than that leaves */
     uint64_t disk_budget;           /* 0: the usual one */
     bool no_disk;
+    enum huge_pages huge;
     void (*warn)(void *arg, const char *text); /* may be NULL */
     void *warn_arg;
     bool backing_given; /* by an option */
@@ -63,6 +64,16 @@ struct cache_set *host_set(struct thaw_host *h, enum cache_backing backing);
 
 /** host_backing() - the backing of what is resumed now; why, into @source unless that is NULL */
 enum cache_backing host_backing(struct thaw_host *h, char source[THAW_SOURCE_BYTES]);
+
+/* --- host_huge.c --- */
+
+/** host_huge_init() - which huge pages were asked for. 0, or -EINVAL with the reason in @e. */
+[[gnu::warn_unused_result]] int host_huge_init(struct thaw_host *h,
+                                               const struct thaw_host_options *o,
+                                               struct thaw_error *e);
+
+/** host_huge_check() - tells if caches of @backing will not be in them */
+void host_huge_check(const struct thaw_host *h, enum cache_backing backing);
 
 /* --- host_budget.c --- */
 
