@@ -190,6 +190,7 @@ static uint32_t grow_locked(struct pool *p)
 {
     if (p->live >= p->limit || (p->gone.count == 0 && p->fresh == p->slot_count))
         return POOL_NONE;
+    assert(p->gone.count > 0 || pool_fresh_is_small(p));
     p->live++;
     return p->gone.count > 0 ? pop_first(p, &p->gone) : p->fresh++;
 }

@@ -6,10 +6,11 @@
  * All of its address space is mapped from a second memfd at first, whose pages are allocated only
  * here, by fallocate(2), a segment at a time before any of its slots is used: so no access can find
  * the host's pool empty, which would be SIGBUS. A new segment's slots have memory, and are free.
- * When the host's pool is empty, the rest of the address space is mapped from the memfd of small
- * pages, and the pool goes on as any other.
+ * Where less than a segment is left of the budget, one is mapped from the memfd of small pages; its
+ * slots have no memory yet, as those that were given back. When the host's pool is empty, all of
+ * the rest of the address space is, and the pool goes on as any other.
  *
- *     0 ......................... fresh ......................... slot_count
+ *     0 ......................... fresh ......................... huge.end
  *     segments, each in one huge    huge.fd, without memory; or,
  *     page or in small ones         once huge.over, p->fd
  *
@@ -76,19 +77,20 @@ void pool_huge_finish(struct pool *p)
 
 /* --- growing --- */
 
-/* What was given back is taken first, and a segment that was begun is used up. */
-static bool can_grow_locked(const struct pool *p)
+bool pool_fresh_is_small(const struct pool *p)
 {
-    return !p->huge.over && p->gone.count == 0 && p->fresh % POOL_SEGMENT_SLOTS == 0 &&
-           p->fresh < p->huge.end && p->live + POOL_SEGMENT_SLOTS <= p->limit;
+    return p->huge.fd < 0 || p->huge.over || p->fresh >= p->huge.end;
 }
 
+/* What has no memory, but may have, is taken first: small pages that were given back. */
 static bool is_wanted_locked(const struct pool *p, uint32_t slots)
 {
-    return p->free.count < slots && (p->huge.making || can_grow_locked(p));
+    if (p->free.count + p->gone.count >= slots || pool_fresh_is_small(p))
+        return false;
+    return p->huge.making || p->live + p->gone.count < p->limit;
 }
 
-static void add_segment_locked(struct pool *p)
+static void add_huge_locked(struct pool *p)
 {
     p->huge.segments[p->fresh / POOL_SEGMENT_SLOTS] = true;
     p->huge.count++;
@@ -99,31 +101,48 @@ static void add_segment_locked(struct pool *p)
     }
 }
 
-/* Nobody else uses what is fresh while `making` is set: who would need it waits here, too. */
-static void make_segment(struct pool *p, uint32_t slots)
+static void add_small_locked(struct pool *p)
 {
-    bool excess;
-    int r, small = 0;
-    LOCK_SCOPE(&p->huge.mu);
+    for (uint32_t i = 0; i < POOL_SEGMENT_SLOTS; i++)
+        push_last(p, &p->gone, p->fresh++);
+}
 
-    mutex_lock(&p->mu);
-    p->huge.making = is_wanted_locked(p, slots);
-    r = p->huge.making ? 0 : -ECANCELED;
-    mutex_unlock(&p->mu);
-    if (r < 0)
-        return;
+/* Memory for the segment at `fresh`: 0, or -errno of a host that has none. */
+static int allocate(const struct pool *p)
+{
+    int r;
+
     do
         r = fallocate(p->huge.fd, 0, (off_t)(p->fresh * GRANULE_BYTES), (off_t)SEGMENT_BYTES);
     while (r < 0 && errno == EINTR);
-    if (r < 0)
-        small = map_from(p, p->fd, p->fresh, p->huge.end);
+    return r < 0 ? -errno : 0;
+}
+
+/* Nobody else uses what is fresh while `making` is set: who would need it waits here, too. */
+static void make_segment(struct pool *p, uint32_t slots)
+{
+    bool wanted, fits, over, excess;
+    int r = 0;
+    LOCK_SCOPE(&p->huge.mu);
+
+    mutex_lock(&p->mu);
+    wanted = p->huge.making = is_wanted_locked(p, slots);
+    fits = p->live + POOL_SEGMENT_SLOTS <= p->limit;
+    mutex_unlock(&p->mu);
+    if (!wanted)
+        return;
+    over = fits && allocate(p) < 0;
+    if (over)
+        r = map_from(p, p->fd, p->fresh, p->huge.end);
+    else if (!fits) /* the last of the budget */
+        r = map_from(p, p->fd, p->fresh, p->fresh + POOL_SEGMENT_SLOTS);
     mutex_lock(&p->mu);
     p->huge.making = false;
-    p->huge.over = r < 0;
-    if (r == 0)
-        add_segment_locked(p);
-    else if (small < 0)
+    p->huge.over = over || r < 0;
+    if (r < 0)
         p->fresh = p->slot_count; /* what has no memory must not be used: it stays this large */
+    else if (!over)
+        (fits ? add_huge_locked : add_small_locked)(p);
     excess = pool_excess_locked(p) > 0; /* the budget was lowered meanwhile */
     mutex_unlock(&p->mu);
     if (excess)

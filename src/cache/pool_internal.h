@@ -148,11 +148,15 @@ void pool_huge_init(struct pool *p);
 void pool_huge_finish(struct pool *p);
 
 /**
- * pool_huge_grow_locked() - before @slots are taken: if fewer are free, make a segment of free ones
+ * pool_huge_grow_locked() - before @slots are taken: make segments, until nothing that is fresh is
+ * needed for them, or it is small pages
  *
- * Lets go of the lock meanwhile. What is fresh afterwards is small pages, which anybody may use.
+ * Lets go of the lock meanwhile.
  */
 void pool_huge_grow_locked(struct pool *p, uint32_t slots);
+
+/** pool_fresh_is_small() - whether a slot that was never used may be, without a segment being made */
+bool pool_fresh_is_small(const struct pool *p);
 
 /**
  * enum pool_give - what segments are given back for
