@@ -116,7 +116,8 @@ uint32_t pool_excess_locked(const struct pool *p);
 /** pool_map() - address space, that costs nothing, for any budget that makes sense. 0 or -errno. */
 [[gnu::warn_unused_result]] int pool_map(struct pool *p, uint64_t bytes);
 
-/** pool_is_idle() - free, or of a granule that nobody waits for; which may be pinned all the same */
+/** pool_is_idle() - free, or of a granule that nobody waits for; which may be pinned all the same
+ */
 static inline bool pool_is_idle(const struct slot *s)
 {
     return s->is_free || (s->cache && s->holds == 0);
@@ -139,7 +140,8 @@ void pool_give_surplus(struct pool *p);
 
 /* --- pool_huge.c --- */
 
-/** pool_huge_init() - for a pool without; pool_huge_open() may follow, and pool_huge_finish() must */
+/** pool_huge_init() - for a pool without; pool_huge_open() may follow, and pool_huge_finish() must
+ */
 void pool_huge_init(struct pool *p);
 
 /** pool_huge_open() - slots are in huge pages from now on, if the host has them. 0 or -errno. */
@@ -155,7 +157,8 @@ void pool_huge_finish(struct pool *p);
  */
 void pool_huge_grow_locked(struct pool *p, uint32_t slots);
 
-/** pool_fresh_is_small() - whether a slot that was never used may be, without a segment being made */
+/** pool_fresh_is_small() - whether a slot that was never used may be, without a segment being made
+ */
 bool pool_fresh_is_small(const struct pool *p);
 
 /**
@@ -166,7 +169,8 @@ bool pool_fresh_is_small(const struct pool *p);
  */
 enum pool_give { POOL_GIVE_EXCESS, POOL_GIVE_HOST };
 
-/** pool_huge_give() - @most slots, or a few more, in whole segments; returns how many. May block. */
+/** pool_huge_give() - @most slots, or a few more, in whole segments; returns how many. May block.
+ */
 uint32_t pool_huge_give(struct pool *p, uint32_t most, enum pool_give why);
 
 /** pool_huge_give_segment() - the one of @slot; whether that could be done. May block. */

@@ -228,13 +228,12 @@ static json_t *end_json(const struct thaw_host_info *host, const struct thaw_san
                   host->cache_backing_source, "budget", (json_int_t)host->memory_budget, "charged",
                   (json_int_t)host->charged_bytes, "not_kept", (json_int_t)host->not_kept);
 
-    json_object_update_new(cache, json_pack("{s:s?, s:I, s:I, s:I, s:s, s:I}", "disk_tier",
-                                            host->disk_tier, "disk_bytes",
-                                            (json_int_t)host->disk_bytes, "disk_budget",
-                                            (json_int_t)host->disk_budget, "disk_behind",
-                                            (json_int_t)host->disk_behind, "huge_pages",
-                                            host->huge_pages, "huge_bytes",
-                                            (json_int_t)host->huge_bytes));
+    json_object_update_new(cache,
+                           json_pack("{s:s?, s:I, s:I, s:I, s:s, s:I}", "disk_tier",
+                                     host->disk_tier, "disk_bytes", (json_int_t)host->disk_bytes,
+                                     "disk_budget", (json_int_t)host->disk_budget, "disk_behind",
+                                     (json_int_t)host->disk_behind, "huge_pages", host->huge_pages,
+                                     "huge_bytes", (json_int_t)host->huge_bytes));
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "stages", stages_json(st), "faults",
                      faults_json(st), "bytes", bytes, "pages", pages, "disk", disk_json(st),
                      "cache", cache, "seconds", st->seconds);

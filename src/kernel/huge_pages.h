@@ -36,8 +36,7 @@ const char *huge_pages_name(enum huge_pages kind);
  * @why: then, what is missing and what to do
  */
 [[gnu::warn_unused_result]] bool huge_pages_missing(const char *root, enum huge_pages kind,
-                                                    uint64_t bytes,
-                                                    char why[HUGE_PAGES_WHY_BYTES]);
+                                                    uint64_t bytes, char why[HUGE_PAGES_WHY_BYTES]);
 
 /**
  * huge_pages_mapped() - bytes of the mappings of memfds from @start on, up to @end, that are in
