@@ -100,6 +100,7 @@ def wrong_options_are_told(case):
             (("--flag", "local-cache-memf=true"), 1, "local-cache-memfd"),
             (("--flag", "local-cache-memfd=maybe"), 1, "maybe"),
             (("--cache-backing", "paper"), 1, "paper"),
+            (("--cache-huge-pages", "giant"), 1, "giant"),
             (("--memory-budget", "1K"), 1, "budget"),
             (("--memory-budget", "lots"), 2, "lots"),
             (("--accept", "17"), 1, "at most 16 VMs"),

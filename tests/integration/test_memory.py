@@ -332,6 +332,25 @@ def huge_pages_of_a_small_pool(case):
         check(result["cache"]["charged"] <= 8 << 20, f"more than the budget: {result['cache']}")
 
 
+def the_pool_is_in_huge_pages(case):
+    """Fetched into them from the store, and then read into them from the disk tier; and where the
+    host has fewer than the budget."""
+    reserve_huge_pages(case, 16)
+    image = case.image("memory", "48M", "random")
+    build = case.create(image)
+    base = ("--cache-huge-pages", "hugetlb", "--cache", case.path("cache"), "--memory-budget")
+    for budget, source in (("32M", "fetched"), ("32M", "from_disk"), ("1G", "from_disk")):
+        thaw = case.resume(build, *base, budget)
+        _, thaw = touch(case, image, thaw=thaw)
+        result = result_of(thaw)
+        check_equal(result["pages"]["installed"], 12288, "pages installed")
+        check(result["bytes"][source] > 0, f"no bytes {source}: {result['bytes']}")
+        check_equal(result["cache"]["huge_pages"], "hugetlb", "kind")
+        check(result["cache"]["huge_bytes"] >= 32 << 20, f"in huge pages: {result['cache']}")
+        check_equal("huge pages: asked for, not to be had: " in thaw.stderr(), budget == "1G",
+                    f"warned of too few for {budget}: {thaw.stderr()}")
+
+
 def huge_pages_are_removed(case):
     reserve_huge_pages(case, 32)
     image = case.image("memory", "64M")
@@ -380,7 +399,8 @@ GROUPS = {
     "populate": (populates_in_the_background, population_races_with_faults_and_removes,
                  population_passes_over_what_is_damaged),
     "huge-pages": (huge_pages_are_put_together, huge_pages_of_a_small_pool,
-                   huge_pages_are_removed, a_damaged_piece_fails_its_huge_page),
+                   the_pool_is_in_huge_pages, huge_pages_are_removed,
+                   a_damaged_piece_fails_its_huge_page),
     "kvm-guest": (kvm_guest_runs,),
 }
 
