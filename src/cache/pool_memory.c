@@ -114,7 +114,7 @@ static void punch(const struct pool *p, uint32_t *slots, unsigned n)
 
 void pool_give_surplus(struct pool *p)
 {
-    uint32_t batch[GIVE_BATCH];
+    uint32_t batch[GIVE_BATCH] = {0};
     unsigned n;
 
     do {

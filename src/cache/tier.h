@@ -20,8 +20,8 @@
  *
  * The folder is bounded, in bytes and by what stays free on its file system. To make room, files
  * that nobody has open go first, those unused for the longest time before others; then regions of
- * open ones, by a clock. Files of overlays are not cached copies of anything: they count, and stay.
- * A process without the lock counts its overlays only, and leaves half as much free.
+ * open ones, by a clock. Files of overlays are no copies of anything: they count, and stay. A
+ * process without the lock counts its overlays only, and leaves half as much free.
  *
  * Reads are asynchronous, by the I/O engine. Writes are done by a thread of the tier, `thaw-tier`,
  * which blocks in them: at idle I/O priority and one at a time, those of overlays first. It also
@@ -59,7 +59,6 @@ struct tier_options {
 };
 
 #define TIER_KEEP_FREE_PERCENT 10u
-
 /**
  * tier_create() - open the folder, lock it if nobody else has, start the thread. Control thread.
  *
@@ -104,8 +103,8 @@ struct tier_file_options {
  * tier_file_open() - the files of an object, and what is in them. Blocks; any thread.
  *
  * Files that cannot be read, or are another object's, are as good as none: they are replaced; but
- * not where descriptors or memory were short. A process without the lock sees what is there now, not
- * what comes later.
+ * not where descriptors or memory were short. A process without the lock sees what is there now,
+ * not what comes later.
  *
  * Returns: 0, or -errno; -EROFS where there is none and none can be written, -EBUSY if this tier
  * has it open, -EINVAL for a name that no file can have (format/tier.h). The caller can do without.

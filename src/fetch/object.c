@@ -162,8 +162,10 @@ int fetch_object_open(struct fetch *f, const struct fetch_object_options *option
                     options->name, (unsigned long long)cache_size(o->cache),
                     (unsigned long long)options->size_bytes);
     } else if (o && o->content != options->content) {
-        r = err_set(e, -ESTALE, "object %s was another one when it was opened: its build was made "
-                                "anew while it is in use", options->name);
+        r = err_set(e, -ESTALE,
+                    "object %s was another one when it was opened: its build was made "
+                    "anew while it is in use",
+                    options->name);
     } else if (o) {
         o->users++;
         *ret = o;

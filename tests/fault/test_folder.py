@@ -132,7 +132,8 @@ def files_that_are_something_else(case):
         for replace in SOMETHING_ELSE:
             replace(path)
             aside = path + ".elsewhere"
-            before = os.path.exists(aside) and (os.stat(aside).st_mtime_ns, open(aside, "rb").read())
+            before = os.path.exists(aside) and (os.stat(aside).st_mtime_ns,
+                                                open(aside, "rb").read())
             o = Outcome(case, build, image, folder)
             check(len(o.lines) <= 1, f"{replace}: {o.lines}")
             if before:

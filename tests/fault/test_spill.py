@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's disk that has spilled to a disk that fails: errors, where there is nothing else; what was
-acknowledged is never wrong, and is there again when the disk is.
+"""A guest's disk that has spilled to a disk that fails: errors, where there is nothing else.
+
+What was acknowledged is never wrong, and is there again when the disk is.
 """
 
 import errno
@@ -32,7 +33,8 @@ class Guest:
         self.thaw = resume(case, build, disk.path, "tiered", "--metrics", "127.0.0.1:0")
 
     def start(self, what, *args):
-        uri = f"nbd+unix:///{self.thaw.info['disk_exports'][0]}?socket={self.thaw.info['disk_socket']}"
+        info = self.thaw.info
+        uri = f"nbd+unix:///{info['disk_exports'][0]}?socket={info['disk_socket']}"
         return self._case.start(self._python, CLIENT, what, uri, self.model, *args)
 
     def start_writing(self, what="write", mib=WRITTEN_MIB):

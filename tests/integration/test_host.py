@@ -289,4 +289,5 @@ if __name__ == "__main__":
     assert sys.argv.pop(1) == "host"
     main(all_backings_serve, the_flag_beats_the_option, flags_change_at_run_time,
          wrong_options_are_told, a_spent_budget_serves_all_the_same, an_image_of_eight_budgets,
-         the_cgroup_bounds_the_budget, the_budget_changes_at_run_time,          iterations, iterations_end_early)
+         the_cgroup_bounds_the_budget, the_budget_changes_at_run_time, iterations,
+         iterations_end_early)

@@ -342,7 +342,7 @@ static void who_finds_all_places_pinned_is_not_forgotten(void **state)
     struct fetch_waiter waiters[PASSING_PLACES] = {0}, late = {0};
     struct mailbox inbox, late_inbox;
     struct pollfd p = {.events = POLLIN};
-    bool also[GRANULES];
+    bool also[GRANULES] = {false};
 
     a_sequence_is_still_read_ahead(state); /* spends the budget */
     assert_int_equal(mailbox_init(&inbox), 0);

@@ -426,10 +426,10 @@ static void make_anew(struct build_fixture *g, const void *memory, size_t len)
     close(fd);
     assert_int_equal(store_build_delete(g->store, &g->id, NULL), 0);
     assert_int_equal(metadata_create(&metadata), 0);
-    assert_int_equal(
-        build_create(g->store, &g->id,
-                     &(struct build_source){.memory_path = path, .metadata = metadata}, NULL),
-        0);
+    assert_int_equal(build_create(g->store, &g->id,
+                                  &(struct build_source){.memory_path = path, .metadata = metadata},
+                                  NULL),
+                     0);
     metadata_destroy(metadata);
     manifest_destroy(g->manifest);
     assert_int_equal(build_manifest_load(g->store, &g->id, &g->manifest, NULL), 0);

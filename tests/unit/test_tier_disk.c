@@ -350,8 +350,9 @@ static void a_disk_that_cannot_be_written_is_given_up(void **state)
 
 /* --- slow --- */
 
-#define SLOW_GROUP "/sys/fs/cgroup/blkio/thaw-test-tier-disk" /* of version 1: where there is one  \
-                                                               */
+#define SLOW_GROUP                                                                                 \
+    "/sys/fs/cgroup/blkio/thaw-test-tier-disk" /* of version 1: where there is one                 \
+                                                */
 
 static bool write_text(const char *path, const char *text)
 {

@@ -324,8 +324,8 @@ static void what_overlays_forget_is_room_at_once(void **state)
     assert_int_equal(write_overlay(t, overlay, 2, SMALL_COUNT, 1), -ENOSPC);
     fill_write(&f.write, overlay, UINT64_MAX, 2, 2 * TIER_WRITE_GRANULES, 1, buf);
     f.write.done = forgetting_done;
-    fill_write(&f.next.write, overlay, UINT64_MAX, 2, 2 * TIER_WRITE_GRANULES,
-               TIER_WRITE_GRANULES, buf);
+    fill_write(&f.next.write, overlay, UINT64_MAX, 2, 2 * TIER_WRITE_GRANULES, TIER_WRITE_GRANULES,
+               buf);
     f.next.write.first = SMALL_COUNT;
     f.next.write.done = sync_write_done;
     tier_write(t, &f.write);
