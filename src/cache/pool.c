@@ -290,13 +290,15 @@ int pool_take(struct pool *p, uint32_t slots, enum pool_use use, uint32_t *ret)
 
 /* --- freeing --- */
 
-/* After @slot was freed, while the pool is larger than its budget. */
-static void give_excess(struct pool *p, uint32_t slot)
+/* After @n slots were freed, @slot among them, while the pool is larger than its budget. */
+static void give_excess(struct pool *p, uint32_t slot, uint32_t n)
 {
-    if (p->huge.fd >= 0)
+    if (p->huge.fd < 0)
+        pool_give_surplus(p);
+    else if (n == 1)
         (void)pool_huge_give_segment(p, slot, POOL_GIVE_EXCESS);
     else
-        pool_give_surplus(p);
+        pool_shrink(p); /* they may be of several segments */
 }
 
 static void put(struct pool *p, uint32_t first, uint32_t *count)
@@ -313,7 +315,7 @@ static void put(struct pool *p, uint32_t first, uint32_t *count)
     excess = p->surplus.count > 0 || pool_excess_locked(p) > 0;
     mutex_unlock(&p->mu);
     if (excess)
-        give_excess(p, first);
+        give_excess(p, first, n);
 }
 
 void pool_put(struct pool *p, uint32_t first)

@@ -250,6 +250,27 @@ static void what_is_in_use_keeps_its_segment(void **state)
     cache_destroy(c);
 }
 
+/* Room that is put is of two segments; pins keep the others. */
+static void all_that_is_put_is_given(void **state)
+{
+    struct cache *c = new_cache("x", OBJECT * GRANULE_BYTES);
+    struct cache_room room;
+
+    (void)state;
+    fill(c, 0, SLOTS - 2 * SEGMENT);
+    assert_int_equal(cache_room_take(caches, 2 * SEGMENT, true, &room), 0);
+    for (uint32_t g = 0; g < SLOTS - 2 * SEGMENT; g += SEGMENT)
+        assert_non_null(cache_pin(c, g));
+    assert_int_equal(cache_set_budget(caches, CACHE_BUDGET_MIN), 0);
+    assert_int_equal(huge_bytes(), BUDGET);
+    cache_room_put(caches, &room);
+    assert_int_equal(huge_bytes(), BUDGET - 2 * HUGE_PAGE_BYTES);
+    for (uint32_t g = 0; g < SLOTS - 2 * SEGMENT; g += SEGMENT)
+        cache_unpin(c, g);
+    check_ready(c);
+    cache_destroy(c);
+}
+
 /* A budget that is no whole number of huge pages is kept: the rest is small pages. */
 static void the_budget_is_kept(void **state)
 {
@@ -280,6 +301,7 @@ static int run(void)
         TEST(none_is_no_error),
         TEST(a_lower_budget_gives_whole_segments),
         TEST(what_is_in_use_keeps_its_segment),
+        TEST(all_that_is_put_is_given),
         TEST(the_budget_is_kept),
     };
 
