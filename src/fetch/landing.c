@@ -129,21 +129,27 @@ static uint64_t publish(struct flight *fl, int *ret_cause)
 
 /* --- what the disk tier fails --- */
 
-static bool has_other_source(const struct flight *fl)
+/*
+ * Whether to ask again may help: there is the store, or the fault may be another granule's, if it
+ * is one of a read that failed as a whole.
+ */
+static bool may_come_yet(const struct flight *fl)
 {
-    return fl->from_tier && fl->object->data;
+    return fl->from_tier && (fl->object->data || fl->count > 1);
 }
 
 /*
  * What the disk does not have as it was written, it is not asked for again: who waits for it asks
- * anew, and gets it from the store. What is good of the flight is served meanwhile.
+ * anew, and gets it from the store. What is good of the flight is served meanwhile. What an overlay
+ * has spilled is nowhere else, and must not be forgotten; who asks anew asks for one granule.
  */
-static void turn_to_store(struct flight *fl)
+static void send_back_bad(struct flight *fl)
 {
     for (uint32_t i = 0; i < fl->count; i++) {
         if (fl->causes[i] == 0)
             continue;
-        tier_forget(fl->object->tier, fl->first + i);
+        if (fl->object->data)
+            tier_forget(fl->object->tier, fl->first + i);
         fl->causes[i] = -EAGAIN;
     }
 }
@@ -204,7 +210,7 @@ static void count_read(const struct flight *fl, uint64_t bad)
     if (fl->data_result > 0)
         atomic_fetch_add_explicit(fl->from_tier ? &f->disk_bytes : &f->read_bytes,
                                   (uint64_t)fl->data_result, memory_order_relaxed);
-    if (!has_other_source(fl))
+    if (!may_come_yet(fl))
         atomic_fetch_add_explicit(&f->failed, (uint64_t)__builtin_popcountll(bad),
                                   memory_order_relaxed);
 }
@@ -244,8 +250,8 @@ void flight_land(struct flight *fl)
     uint64_t read_ns = clock_now_ns();
     bool good = verify(fl);
 
-    if (!good && has_other_source(fl))
-        turn_to_store(fl);
+    if (!good && may_come_yet(fl))
+        send_back_bad(fl);
     settle(fl, read_ns);
     /* Last: from here on the object may be closed. */
     mutex_lock(&o->mu);
