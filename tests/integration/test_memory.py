@@ -157,7 +157,7 @@ def wrong_build_is_refused(case):
     for size, text in (("16M", "does not fit"), ("4M", "holds byte 4194304 of")):
         thaw = case.resume(build)
         client = case.start("memory_client", "--socket", thaw.info["memory_socket"], "--image",
-                            case.image("other-" + size, size), "--hang-seconds", "30")
+                            case.image("other-" + size, size), "--hang-seconds", "8")
         check(client.wait() != 0, f"a VM of {size} was served by a build of 8M")
         thaw.stop()
         check_in(text, thaw.stderr(), "what thaw says")
