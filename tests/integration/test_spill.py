@@ -55,7 +55,8 @@ def a_copy_of_sixteen_budgets(case):
     samples = check_spilled(thaw, DISK - 2 * BUDGET)
     check_between(counted(samples, "thaw_cache_bytes", backing="disk", holds="overlay"),
                   DISK - BUDGET, DISK, "on the disk")
-    check(memory_peak(thaw) < BUDGET + 64 * MIB, f"memory: {memory_peak(thaw)}")
+    if os.environ.get("THAW_SANITIZE", "none") == "none":  # what those take is theirs
+        check(memory_peak(thaw) < BUDGET + 64 * MIB, f"memory: {memory_peak(thaw)}")
     result = thaw.stop().result()
     check_equal(result["disk"]["failed"], 0, "requests that failed")
     check(result["disk"]["spilled_bytes"] >= DISK - BUDGET, f"spilled: {result['disk']}")
