@@ -64,8 +64,8 @@ ssize_t aio_pwritev(struct aio_writer *a, int fd, const struct iovec *iov, unsig
     if (has_context(a))
         n = syscall(SYS_io_submit, a->context, 1, list) == 1 ? await(a) : -errno;
     /*
-     * Not submitted: a lack of what only aio needs, or what pwritev(2) will say, too. And FUSE tells
-     * aio -EIO of a write that was only short.
+     * Not submitted: a lack of what only aio needs, or what pwritev(2) will say, too. And FUSE
+     * tells aio -EIO of a write that was only short.
      */
     if (n == -EAGAIN || n == -EINTR || n == -ENOSYS || n == -EIO)
         n = write_at_once(fd, iov, count, offset);
