@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <linux/aio_abi.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -23,11 +25,24 @@ static ssize_t write_at_once(int fd, const struct iovec *iov, unsigned count, ui
 
 /* --- where there is --- */
 
-/* Refused by a sandbox, left out of the kernel, or all of fs.aio-max-nr are taken. */
-static bool has_context(struct aio_writer *a)
+/* FUSE tells aio -EIO of a write that was only short. */
+static bool is_fuse(int fd)
+{
+    struct statfs fs;
+
+    return fstatfs(fd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC;
+}
+
+/*
+ * Not on FUSE; and it may be refused by a sandbox, left out of the kernel, or all of fs.aio-max-nr
+ * are taken.
+ */
+static bool has_context(struct aio_writer *a, int fd)
 {
     aio_context_t context = 0;
 
+    if (!a->asked)
+        a->asked = is_fuse(fd);
     if (!a->asked && syscall(SYS_io_setup, 1, &context) < 0)
         log_debug("io_setup: %s; readers of a file may wait for writes to it", strerror(errno));
     if (!a->asked)
@@ -61,15 +76,10 @@ ssize_t aio_pwritev(struct aio_writer *a, int fd, const struct iovec *iov, unsig
     struct iocb *list[] = {&request};
     ssize_t n = -EAGAIN;
 
-    if (has_context(a))
+    if (has_context(a, fd))
         n = syscall(SYS_io_submit, a->context, 1, list) == 1 ? await(a) : -errno;
-    /*
-     * Not submitted: a lack of what only aio needs, or what pwritev(2) will say, too. And FUSE
-     * tells aio -EIO of a write that was only short.
-     */
-    if (n == -EAGAIN || n == -EINTR || n == -ENOSYS || n == -EIO)
-        n = write_at_once(fd, iov, count, offset);
-    return n;
+    /* Not submitted: a lack of what only aio needs, or what pwritev(2) will say, too. */
+    return n == -EAGAIN || n == -EINTR || n == -ENOSYS ? write_at_once(fd, iov, count, offset) : n;
 }
 
 void aio_writer_finish(struct aio_writer *a)

@@ -10,7 +10,7 @@
  * submitted, and then the caller waits for its end without it. The interface is older than io_uring
  * and is there where that is forbidden. Where it is not, pwritev(2) does.
  *
- * One thread at a time. Zeros are a good start.
+ * One thread at a time, and files of one file system. Zeros are a good start.
  */
 
 #include <stdbool.h>
