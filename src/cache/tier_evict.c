@@ -273,14 +273,14 @@ bool tier_evict(struct tier *t, const struct tier_write *w)
 static void give_back_word(struct tier_file *f, uint32_t word)
 {
     uint64_t present = atomic_load_explicit(&f->present[word], memory_order_acquire);
-    uint64_t todo = f->allocated[word] & ~present;
+    uint64_t left = f->allocated[word] & ~present;
 
-    while (todo != 0) {
-        unsigned first = (unsigned)__builtin_ctzll(todo);
-        uint64_t rest = ~(todo >> first);
+    while (left != 0) {
+        unsigned first = (unsigned)__builtin_ctzll(left);
+        uint64_t rest = ~(left >> first);
         unsigned count = rest ? (unsigned)__builtin_ctzll(rest) : 64;
 
-        todo &= count == 64 ? 0 : ~(((UINT64_C(1) << count) - 1) << first);
+        left &= count == 64 ? 0 : ~(((UINT64_C(1) << count) - 1) << first);
         if (tier_punch(f, word * 64 + first, count) < 0)
             return; /* it stays, and counts */
     }
