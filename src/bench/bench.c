@@ -57,7 +57,7 @@ static void remove_folder(const char *path)
 
 static int lock_folder(const char *folder, int flags)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX + sizeof("/" LOCK_NAME)];
     int fd CLEANUP_FD = -1;
 
     snprintf(path, sizeof(path), "%s/" LOCK_NAME, folder);

@@ -46,9 +46,10 @@ static int file_new(struct tier *t, uint64_t size_bytes, struct tier_file **ret)
     f->size_bytes = size_bytes;
     f->granules = (uint32_t)div_round_up(size_bytes, GRANULE_BYTES);
     r = tier_tables_make(f);
-    if (r == 0)
-        *ret = TAKE_PTR(f);
-    return r;
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(f);
+    return 0;
 }
 
 static uint64_t data_bytes(const struct tier_file *f)

@@ -35,7 +35,7 @@ int util_parse_size(const char *text, uint64_t *ret)
     static const char suffixes[] = "KMG";
     const char *end, *suffix;
     unsigned int shift = 0;
-    uint64_t v;
+    uint64_t v = 0;
     int r;
 
     r = parse_number(text, &v, &end);
