@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -158,7 +159,7 @@ static int sequential(const struct bounded *b, enum contender who, bool count, s
 
     job.populate = true;
     if (who == FLOOR)
-        job.budget_bytes = b->image.bytes * 2;
+        job.budget_bytes = b->image.bytes + b->image.bytes / 4;
     r = measure_populate(b, &job, b->image.bytes, false, &stats, e);
     if (r < 0 || !count)
         return r;
@@ -235,15 +236,31 @@ static int random_thaw(const struct bounded *b, size_t row, bool count, struct t
     return r;
 }
 
+/* The one that thaw has just read from: what is elsewhere on a disk may be faster or slower. */
+static int find_tier_file(const struct bounded *b, char *ret_path, size_t size,
+                          struct thaw_error *e)
+{
+    char pattern[300];
+    glob_t found;
+    int r;
+
+    snprintf(pattern, sizeof(pattern), "%s/tier/%s.*.data", b->folder, b->image.build);
+    r = glob(pattern, 0, NULL, &found);
+    if (r == 0)
+        snprintf(ret_path, size, "%s", found.gl_pathv[0]);
+    globfree(&found);
+    return r == 0 ? 0 : err_set(e, -ENOENT, "nothing is in the disk tier: %s", pattern);
+}
+
 static int random_device(const struct bounded *b, size_t row, bool count, struct thaw_error *e)
 {
     struct device_time t;
     uint64_t pages;
-    char path[300];
-    int r;
+    char path[400];
+    int r = find_tier_file(b, path, sizeof(path), e);
 
-    snprintf(path, sizeof(path), "%s/%s/memfile", b->image.store, b->image.build);
-    r = device_floor(path, random_rows[row].depth, &t, e);
+    if (r == 0)
+        r = device_floor(path, random_rows[row].depth, b->budget_bytes, &t, e);
     if (r < 0 || !count)
         return r;
     pages = t.reads * (GRANULE_BYTES / PAGE_BYTES);
@@ -310,9 +327,9 @@ static int run_round(const struct bounded *b, unsigned round, struct thaw_error 
     if (r == 0)
         r = sequential(b, first == THAW ? FLOOR : THAW, count, e);
     for (size_t row = 0; row < ARRAY_SIZE(random_rows) && r == 0; row++) {
-        r = random_device(b, row, count, e);
+        r = random_thaw(b, row, count, e);
         if (r == 0)
-            r = random_thaw(b, row, count, e);
+            r = random_device(b, row, count, e);
     }
     return r;
 }

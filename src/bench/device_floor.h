@@ -16,10 +16,13 @@ struct device_time {
 /**
  * device_floor() - read each granule of the file @path once, in random order; blocks
  * @depth: how many threads read, each one granule at a time
+ * @memory_bytes: what is read goes to as much memory, all of it in turn: a cache has its bytes in
+ *                different places, which are not in the processor's cache
  *
  * Returns: 0 or -errno with the reason in @e.
  */
 [[gnu::warn_unused_result]] int device_floor(const char *path, unsigned depth,
-                                             struct device_time *ret, struct thaw_error *e);
+                                             uint64_t memory_bytes, struct device_time *ret,
+                                             struct thaw_error *e);
 
 #endif
