@@ -134,6 +134,8 @@ int tier_create(const struct tier_options *options, struct tier **ret, struct th
     if (r < 0)
         return r;
     set_usual_bound(t);
+    if (io_direct_create(t->io, &t->direct) < 0)
+        t->direct = NULL;
     tier_survey(t, false);
     r = thread_start(&t->thread, "thaw-tier", tier_thread, t);
     if (r < 0)
@@ -168,6 +170,7 @@ void tier_destroy(struct tier *t)
     if (t->started)
         stop_thread(t);
     assert(!t->list);
+    io_engine_destroy(t->direct);
     give_up_lock(t);
     close_fd(&t->files);
     pthread_cond_destroy(&t->work);

@@ -23,9 +23,10 @@
  * open ones, by a clock. Files of overlays are no copies of anything: they count, and stay. A
  * process without the lock counts its overlays only, and leaves half as much free.
  *
- * Reads are asynchronous, by the I/O engine. Writes are done by a thread of the tier, `thaw-tier`,
- * which blocks in them: at idle I/O priority and one at a time, those of overlays first. It also
- * makes room and writes sums.
+ * Reads are asynchronous, by the I/O engine; those that a guest waits for by a direct one in front
+ * of it, which is the tier's own. Writes are done by a thread of the tier, `thaw-tier`, which
+ * blocks in them: at idle I/O priority and one at a time, those of overlays first. It also makes
+ * room and writes sums.
  *
  * When the disk fails, the tier gives up, first writing and then reading; one line in the log and
  * metrics say so. Nobody depends on it, but overlays that have spilled.
@@ -47,7 +48,7 @@ struct tier_file;
 /**
  * struct tier_options - all zero but @io is a good choice
  * @folder: absolute or relative path, made if it is not there; NULL: the usual one (set.h)
- * @io: carries the reads; must outlive the tier
+ * @io: carries the reads that no direct engine takes; must outlive the tier
  * @max_bytes: for all files together; 0: a quarter of the file system; UINT64_MAX: no bound
  * @keep_free_percent: of the file system, that thaw leaves free; 0: TIER_KEEP_FREE_PERCENT
  */

@@ -38,7 +38,8 @@ static_assert(TIER_REGION_GRANULES == 64, "a region is a word of bits");
 enum tier_failing { TIER_READS, TIER_WRITES, TIER_FAILINGS };
 
 struct tier {
-    struct io_engine *io; /* borrowed */
+    struct io_engine *io;     /* borrowed */
+    struct io_engine *direct; /* owned: in front of it; NULL: not to be had */
     char *path;           /* owned: of the folder, to be told */
     int files;            /* owned: the folder in it where the files are */
     int lock;             /* owned: the file that is locked */

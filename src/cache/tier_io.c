@@ -90,7 +90,7 @@ void tier_read(struct tier_read *r)
         .offset = r->first * GRANULE_BYTES,
         .done = read_done,
     };
-    io_submit(f->tier->io, &r->io);
+    io_submit(f->tier->direct ? f->tier->direct : f->tier->io, &r->io);
 }
 
 /* --- writes --- */

@@ -25,7 +25,7 @@ struct thaw_error;
 
 enum io_op { IO_READ, IO_OPEN };
 enum io_priority { IO_DEMAND, IO_BACKGROUND, IO_PRIORITIES };
-enum io_kind { IO_KIND_AUTO, IO_KIND_URING, IO_KIND_POOL };
+enum io_kind { IO_KIND_AUTO, IO_KIND_URING, IO_KIND_POOL, IO_KIND_DIRECT };
 
 #define IO_DEPTH          128u /* requests with the kernel at a time */
 #define IO_BACKGROUND_MAX 8u   /* of those, background ones */
@@ -71,18 +71,32 @@ void io_at_thread_start(void (*fn)(void));
 
 /**
  * io_engine_create() - start an engine
- * @kind: IO_KIND_AUTO is what THAW_IO asks for, "uring" or "pool"; without it, io_uring is tried
- *        first
+ * @kind: not IO_KIND_DIRECT; IO_KIND_AUTO is what THAW_IO asks for, "uring" or "pool"; without it,
+ *        io_uring is tried first
  *
  * Returns: 0 or -errno with the reason in @e.
  */
 [[gnu::warn_unused_result]] int io_engine_create(enum io_kind kind, struct io_engine **ret,
                                                  struct thaw_error *e);
 
+/**
+ * io_direct_create() - an engine in front of another one, for reads of files with O_DIRECT
+ * @behind: does what this one cannot; borrowed, must outlive it
+ *
+ * Demand reads are given to the kernel by the thread that submits them: no other one must wake up
+ * first. It does not wait for the disk, but it does what a read takes before that: some ten
+ * microseconds. done() is called on the engine's own thread, `thaw-aio`, or on one of @behind.
+ * Everything else goes to @behind.
+ *
+ * Returns: 0, or -errno: it is not to be had, or the variable THAW_IO names an engine; then @behind
+ * does.
+ */
+[[gnu::warn_unused_result]] int io_direct_create(struct io_engine *behind, struct io_engine **ret);
+
 /** io_engine_destroy() - finish every request that was submitted, then stop. NULL is allowed. */
 void io_engine_destroy(struct io_engine *io);
 
-/** io_engine_kind() - IO_KIND_URING or IO_KIND_POOL: what was to be had */
+/** io_engine_kind() - IO_KIND_URING, IO_KIND_POOL or IO_KIND_DIRECT: what was to be had */
 enum io_kind io_engine_kind(const struct io_engine *io);
 
 /** io_submit() - hand over @r. Any thread; does not block and does not fail. */

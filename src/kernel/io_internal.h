@@ -2,7 +2,7 @@
 #ifndef THAW_KERNEL_IO_INTERNAL_H
 #define THAW_KERNEL_IO_INTERNAL_H
 
-/* What the two engines behind kernel/io.h share. */
+/* What the engines behind kernel/io.h share. */
 
 #include "kernel/io.h"
 
@@ -54,5 +54,9 @@ int io_progress(struct io_request *r, ssize_t result, ssize_t *ret_result);
 [[gnu::warn_unused_result]] int io_uring_engine_create(struct io_engine **ret,
                                                        struct thaw_error *e);
 [[gnu::warn_unused_result]] int io_pool_engine_create(struct io_engine **ret, struct thaw_error *e);
+
+/** io_aio_engine_create() - as io_direct_create(), whatever the environment says */
+[[gnu::warn_unused_result]] int io_aio_engine_create(struct io_engine *behind,
+                                                     struct io_engine **ret);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Both I/O engines must do the same: every test here runs on each. */
+/* All I/O engines must do the same: every test here runs on each. */
 #include "kernel/io.h"
 
 #include <errno.h>
@@ -19,6 +19,7 @@
 struct fixture {
     enum io_kind kind;
     struct io_engine *io;
+    struct io_engine *behind; /* of a direct engine */
     char *folder;
     int dir;
     unsigned char *content;
@@ -36,6 +37,8 @@ struct read {
     struct collector *to;
     ssize_t result;
     void *buf;
+    struct iovec pieces[2];
+    char thread[16]; /* that called done() */
 };
 
 static void collect(struct io_request *io, ssize_t result)
@@ -43,6 +46,7 @@ static void collect(struct io_request *io, ssize_t result)
     struct read *r = container_of(io, struct read, io);
 
     r->result = result;
+    pthread_getname_np(pthread_self(), r->thread, sizeof(r->thread));
     mutex_lock(&r->to->mu);
     r->to->done++;
     pthread_cond_signal(&r->to->changed);
@@ -62,14 +66,22 @@ static void wait_for(struct collector *c, unsigned count)
         PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0                                     \
     }
 
+static int create_engine(struct fixture *f, struct thaw_error *e)
+{
+    if (f->kind != IO_KIND_DIRECT)
+        return io_engine_create(f->kind, &f->io, e);
+    assert_int_equal(io_engine_create(IO_KIND_AUTO, &f->behind, e), 0);
+    return io_direct_create(f->behind, &f->io);
+}
+
 static int set_up(void **state)
 {
     struct fixture *f = *state;
     struct thaw_error e = THAW_ERROR_INIT;
     int fd, r;
 
-    r = io_engine_create(f->kind, &f->io, &e);
-    if (r < 0 && f->kind == IO_KIND_URING) {
+    r = create_engine(f, &e);
+    if (r < 0 && f->kind != IO_KIND_POOL) {
         print_message("%s\n", e.text);
         f->io = NULL;
         return 0;
@@ -94,6 +106,7 @@ static int tear_down(void **state)
     if (!f->io)
         return 0;
     io_engine_destroy(f->io);
+    io_engine_destroy(f->behind);
     close(f->dir);
     free(f->content);
     scratch_remove(f->folder);
@@ -144,6 +157,81 @@ static void many_reads_return_the_right_bytes(void **state)
     }
     free(reads);
     close(fd);
+}
+
+/* In two pieces, the second one before the first. */
+static void submit_pieces(struct fixture *f, struct read *r, int fd, uint64_t offset)
+{
+    char *buf = r->buf = aligned_alloc(PAGE_BYTES, 64 * KIB);
+
+    r->pieces[0] = (struct iovec){buf + 48 * KIB, 16 * KIB};
+    r->pieces[1] = (struct iovec){buf, 48 * KIB};
+    r->io = (struct io_request){
+        .op = IO_READ,
+        .fd = fd,
+        .iov = r->pieces,
+        .iov_count = 2,
+        .len_bytes = 64 * KIB,
+        .offset = offset,
+        .done = collect,
+    };
+    io_submit(f->io, &r->io);
+}
+
+static void check_pieces(const struct fixture *f, const struct read *r)
+{
+    const char *buf = r->buf;
+
+    assert_int_equal(r->result, 64 * KIB);
+    assert_memory_equal(buf + 48 * KIB, f->content + r->io.offset, 16 * KIB);
+    assert_memory_equal(buf, f->content + r->io.offset + 16 * KIB, 48 * KIB);
+}
+
+/* That of its own folder, past the page cache, with nothing of it left there; or -1. */
+static int open_direct(const struct fixture *f)
+{
+    int fd = openat(f->dir, "file", O_RDONLY | O_DIRECT);
+
+    if (fd < 0)
+        return -1; /* a file system without O_DIRECT */
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    return fd;
+}
+
+/*
+ * More than may be with the kernel at a time, and all of it submitted before the engine is told to
+ * end, which it does when they are done.
+ */
+static void reads_past_the_page_cache_in_pieces(void **state)
+{
+    struct fixture *f = fixture(state);
+    struct collector c = COLLECTOR_INIT;
+    struct read *reads = calloc(READS, sizeof(*reads));
+    int fd = open_direct(f);
+    unsigned direct = 0;
+
+    if (fd < 0)
+        skip();
+    for (unsigned i = 0; i < READS; i++) {
+        reads[i].to = &c;
+        submit_pieces(f, &reads[i], fd, i * 13 % 40 * 64 * KIB);
+    }
+    io_engine_destroy(f->io);
+    io_engine_destroy(f->behind);
+    assert_int_equal(c.done, READS);
+    for (unsigned i = 0; i < READS; i++) {
+        check_pieces(f, &reads[i]);
+        direct += strcmp(reads[i].thread, "thaw-aio") == 0;
+        free(reads[i].buf);
+    }
+    if (f->kind == IO_KIND_DIRECT)
+        assert_true(direct > 0);
+    else
+        assert_int_equal(direct, 0);
+    free(reads);
+    close(fd);
+    assert_int_equal(create_engine(f, NULL), 0);
 }
 
 static void reads_end_with_the_file(void **state)
@@ -257,15 +345,23 @@ static void destroy_finishes_what_was_submitted(void **state)
 int main(void)
 {
     static struct fixture uring = {.kind = IO_KIND_URING}, pool = {.kind = IO_KIND_POOL};
+    static struct fixture direct = {.kind = IO_KIND_DIRECT};
     const struct CMUnitTest tests[] = {
         ON(uring, many_reads_return_the_right_bytes),
         ON(pool, many_reads_return_the_right_bytes),
+        ON(direct, many_reads_return_the_right_bytes),
+        ON(uring, reads_past_the_page_cache_in_pieces),
+        ON(pool, reads_past_the_page_cache_in_pieces),
+        ON(direct, reads_past_the_page_cache_in_pieces),
         ON(uring, reads_end_with_the_file),
         ON(pool, reads_end_with_the_file),
+        ON(direct, reads_end_with_the_file),
         ON(uring, errors_are_results),
         ON(pool, errors_are_results),
+        ON(direct, errors_are_results),
         ON(uring, opens_are_requests_too),
         ON(pool, opens_are_requests_too),
+        ON(direct, opens_are_requests_too),
         ON(uring, destroy_finishes_what_was_submitted),
         ON(pool, destroy_finishes_what_was_submitted),
     };

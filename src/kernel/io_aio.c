@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The direct engine: whoever submits a read gives it to the kernel himself, by aio(7) and with
+ * RWF_NOWAIT, so no other thread has to wake up before the disk can start. One thread, `thaw-aio`,
+ * waits for the ends of all of them. Completions of io_uring would not do: they are run by the
+ * thread that has submitted the read, and it may be stuck elsewhere, in the memory of its VM.
+ *
+ * What the kernel would have to wait for, or cannot do so at all (a file system that has no
+ * RWF_NOWAIT, a file without O_DIRECT, too many at a time), and all that is not a demand read, goes
+ * to the engine behind. So does what is left of a read that came back short.
+ *
+ *     submit -> kernel -> thaw-aio -> done()
+ *          +---> engine behind <--+ (short, or refused after all)
+ */
+#include "kernel/io_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/thread.h"
+#include "base/units.h"
+
+#define EVENTS 32u /* taken from the kernel at a time */
+
+struct direct_engine {
+    struct io_engine engine;
+    struct io_engine *behind; /* borrowed */
+    aio_context_t context;
+    int quit_fd; /* owned: eventfd that the context polls; its event has no request */
+    pthread_t thread;
+    /* [a] Reads submitted, and not done. Each one is a release, and the thread's look at it an
+     * acquire: so it sees what submitters wrote. */
+    _Atomic(unsigned) with_kernel;
+    bool quitting; /* [t] thread only */
+};
+
+static struct direct_engine *from_engine(struct io_engine *io)
+{
+    return container_of(io, struct direct_engine, engine);
+}
+
+static int submit_one(aio_context_t context, struct iocb *request)
+{
+    return syscall(SYS_io_submit, context, 1, &request) == 1 ? 0 : -errno;
+}
+
+/* As it is: some of it may have been read. */
+static void leave_to_other(struct direct_engine *d, struct io_request *r)
+{
+    r->engine = d->behind;
+    d->behind->submit(d->behind, r);
+}
+
+static bool give_to_kernel(struct direct_engine *d, struct io_request *r)
+{
+    bool pieces = r->iov_count > 0;
+    struct iocb request = {
+        .aio_data = (uintptr_t)r,
+        .aio_lio_opcode = pieces ? IOCB_CMD_PREADV : IOCB_CMD_PREAD,
+        .aio_fildes = (uint32_t)r->fd,
+        .aio_buf = pieces ? (uintptr_t)r->iov : (uintptr_t)r->buf,
+        .aio_nbytes = pieces ? r->iov_count : r->len_bytes,
+        .aio_offset = (int64_t)r->offset,
+        .aio_rw_flags = RWF_NOWAIT,
+    };
+
+    atomic_fetch_add_explicit(&d->with_kernel, 1, memory_order_release);
+    if (submit_one(d->context, &request) == 0)
+        return true; /* @r may be over by now */
+    atomic_fetch_sub_explicit(&d->with_kernel, 1, memory_order_release);
+    return false;
+}
+
+static void direct_submit(struct io_engine *io, struct io_request *r)
+{
+    struct direct_engine *d = from_engine(io);
+
+    if (r->op != IO_READ || r->priority != IO_DEMAND || !give_to_kernel(d, r))
+        leave_to_other(d, r);
+}
+
+static bool is_idle(const struct direct_engine *d)
+{
+    return atomic_load_explicit(&d->with_kernel, memory_order_acquire) == 0;
+}
+
+static void complete(struct direct_engine *d, const struct io_event *event)
+{
+    struct io_request *r = (struct io_request *)(uintptr_t)event->data;
+    ssize_t result;
+
+    if (!r) {
+        d->quitting = true;
+        return;
+    }
+    assert(!is_idle(d));
+    if (io_progress(r, (ssize_t)event->res, &result))
+        r->done(r, result);
+    else
+        leave_to_other(d, r);
+    atomic_fetch_sub_explicit(&d->with_kernel, 1, memory_order_relaxed);
+}
+
+static void *direct_thread(void *arg)
+{
+    struct direct_engine *d = arg;
+    struct io_event events[EVENTS];
+
+    io_thread_started();
+    while (!d->quitting || !is_idle(d)) {
+        long n = syscall(SYS_io_getevents, d->context, 1, EVENTS, events, NULL);
+
+        assert(n > 0 || errno == EINTR);
+        for (long i = 0; i < n; i++)
+            complete(d, &events[i]);
+    }
+    return NULL;
+}
+
+/* --- life --- */
+
+static void direct_free(struct direct_engine *d)
+{
+    if (d->context != 0)
+        syscall(SYS_io_destroy, d->context);
+    close_fd(&d->quit_fd);
+    free(d);
+}
+
+static void direct_destroy(struct io_engine *io)
+{
+    struct direct_engine *d = from_engine(io);
+    static const uint64_t one = 1;
+    ssize_t n = write(d->quit_fd, &one, sizeof(one));
+
+    assert(n == (ssize_t)sizeof(one));
+    (void)n;
+    thread_join(d->thread);
+    direct_free(d);
+}
+
+/* Without it, the thread could not be told to end: since Linux 4.18. */
+static int poll_quit(const struct direct_engine *d)
+{
+    struct iocb request = {
+        .aio_lio_opcode = IOCB_CMD_POLL,
+        .aio_fildes = (uint32_t)d->quit_fd,
+        .aio_buf = POLLIN,
+    };
+
+    return submit_one(d->context, &request);
+}
+
+static int set_up(struct direct_engine *d)
+{
+    int r = 0;
+
+    d->engine = (struct io_engine){IO_KIND_DIRECT, direct_submit, direct_destroy};
+    d->quit_fd = eventfd(0, EFD_CLOEXEC);
+    if (d->quit_fd < 0 || syscall(SYS_io_setup, IO_DEPTH + 1, &d->context) < 0)
+        return -errno;
+    r = poll_quit(d);
+    return r < 0 ? r : thread_start(&d->thread, "thaw-aio", direct_thread, d);
+}
+
+int io_aio_engine_create(struct io_engine *behind, struct io_engine **ret)
+{
+    struct direct_engine *d = calloc(1, sizeof(*d));
+    int r;
+
+    if (!d)
+        return -ENOMEM;
+    d->behind = behind;
+    r = set_up(d);
+    if (r < 0) {
+        direct_free(d);
+        return r;
+    }
+    *ret = &d->engine;
+    return 0;
+}
