@@ -33,7 +33,7 @@ static int parse_number(const char *text, uint64_t *ret, const char **ret_end)
 int util_parse_size(const char *text, uint64_t *ret)
 {
     static const char suffixes[] = "KMG";
-    const char *end, *suffix;
+    const char *end = NULL, *suffix;
     unsigned int shift = 0;
     uint64_t v = 0;
     int r;
@@ -55,8 +55,8 @@ int util_parse_size(const char *text, uint64_t *ret)
 
 int util_parse_count(const char *text, uint64_t max, uint64_t *ret)
 {
-    const char *end;
-    uint64_t v;
+    const char *end = NULL;
+    uint64_t v = 0;
     int r;
 
     r = parse_number(text, &v, &end);
