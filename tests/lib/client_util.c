@@ -24,7 +24,7 @@ static int parse_number(const char *text, uint64_t *ret, const char **ret_end)
     errno = 0;
     v = strtoull(text, &end, 10);
     if (errno != 0)
-        return -errno;
+        return -ERANGE;
     *ret = v;
     *ret_end = end;
     return 0;
@@ -33,9 +33,9 @@ static int parse_number(const char *text, uint64_t *ret, const char **ret_end)
 int util_parse_size(const char *text, uint64_t *ret)
 {
     static const char suffixes[] = "KMG";
-    const char *end = NULL, *suffix;
+    const char *end, *suffix;
     unsigned int shift = 0;
-    uint64_t v = 0;
+    uint64_t v;
     int r;
 
     r = parse_number(text, &v, &end);
@@ -55,8 +55,8 @@ int util_parse_size(const char *text, uint64_t *ret)
 
 int util_parse_count(const char *text, uint64_t max, uint64_t *ret)
 {
-    const char *end = NULL;
-    uint64_t v = 0;
+    const char *end;
+    uint64_t v;
     int r;
 
     r = parse_number(text, &v, &end);
