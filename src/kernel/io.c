@@ -2,6 +2,8 @@
 #include "kernel/io.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +17,13 @@ static void (*at_thread_start)(void); /* set before the threads that read it are
 void io_at_thread_start(void (*fn)(void))
 {
     at_thread_start = fn;
+}
+
+void io_thread_name(char *ret)
+{
+    static _Atomic(unsigned) threads;
+
+    snprintf(ret, 16, "thaw-io/%u", atomic_fetch_add(&threads, 1) % 1000);
 }
 
 void io_thread_started(void)

@@ -40,6 +40,9 @@ static inline struct io_request *io_queue_pop(struct io_queue *q)
     return r;
 }
 
+/** io_thread_name() - thaw-io/N for the next thread of any engine, N not above 999; for 16 bytes */
+void io_thread_name(char *ret);
+
 /** io_thread_started() - to be called by each new thread of an engine */
 void io_thread_started(void);
 

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -133,7 +132,7 @@ int io_pool_engine_create(struct io_engine **ret, struct thaw_error *e)
         char name[16];
         int r;
 
-        snprintf(name, sizeof(name), "thaw-io/%u", p->thread_count);
+        io_thread_name(name);
         r = thread_start(&p->threads[p->thread_count], name, pool_thread, p);
         if (r < 0) {
             pool_destroy(&p->engine);

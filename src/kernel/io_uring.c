@@ -198,11 +198,13 @@ static int start_thread(struct uring_engine *u)
 {
     struct start start = {.u = u, .msg = {.deliver = ignore}};
     struct pollfd p = {.events = POLLIN};
+    char name[16];
     int r = mailbox_init(&start.ready);
 
     if (r < 0)
         return r;
-    r = thread_start(&u->thread, "thaw-io/0", uring_thread, &start);
+    io_thread_name(name);
+    r = thread_start(&u->thread, name, uring_thread, &start);
     if (r == 0) {
         p.fd = start.ready.event_fd;
         do
