@@ -258,6 +258,7 @@ struct tier_counters tier_counters(const struct tier *t)
         .read_errors = get(&t->errors[TIER_READS]),
         .write_errors = get(&t->errors[TIER_WRITES]),
         .no_room = get(&t->no_room),
+        .stalls = get(&t->stalls),
         .writable = tier_writable(t),
     };
 }

@@ -29,7 +29,8 @@
  * room and writes sums.
  *
  * When the disk fails, the tier gives up, first writing and then reading; one line in the log and
- * metrics say so. Nobody depends on it, but overlays that have spilled.
+ * metrics say so. Nobody depends on it, but overlays that have spilled. While it hangs, what the
+ * store has is not asked of it: tier_serves(). Reads that are under way wait.
  */
 
 #include <stdbool.h>
@@ -127,6 +128,14 @@ void tier_file_close(struct tier_file *f);
 
 /** tier_has() - whether a read of @granule is worth while. Any thread; costs two loads. */
 bool tier_has(const struct tier_file *f, uint32_t granule);
+
+/**
+ * tier_serves() - whether a read of @granule, which the store has, too, may be expected to end soon
+ *
+ * It is false where tier_has() is, while reads hang (none has been over for a second), and while
+ * there are very many. Any thread; says in the log when they begin to hang.
+ */
+bool tier_serves(const struct tier_file *f, uint32_t granule);
 
 /**
  * tier_forget() - what was read of @granule does not hold, or it is not needed any more
@@ -232,6 +241,7 @@ void tier_wake(struct tier *t);
  * @damaged: granules of objects that were not what their sum says
  * @read_errors, @write_errors: what failed by the disk's fault
  * @no_room: writes that got -ENOSPC
+ * @stalls: how often reads hung: none was over for a second
  */
 struct tier_counters {
     uint64_t bytes;
@@ -241,7 +251,7 @@ struct tier_counters {
     uint64_t written_bytes;
     uint64_t evicted_bytes;
     uint64_t damaged;
-    uint64_t read_errors, write_errors, no_room;
+    uint64_t read_errors, write_errors, no_room, stalls;
     bool writable;
 };
 

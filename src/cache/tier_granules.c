@@ -78,6 +78,11 @@ bool tier_has(const struct tier_file *f, uint32_t granule)
            (f->overlay || tier_given_up(f->tier, TIER_READS) == 0);
 }
 
+bool tier_serves(const struct tier_file *f, uint32_t granule)
+{
+    return tier_has(f, granule) && tier_moves(f->tier);
+}
+
 static void forget_of_overlay(struct tier_file *f)
 {
     struct tier *t = f->tier;

@@ -32,6 +32,8 @@
 #define TIER_OWED_NS         (60 * NS_PER_SEC) /* longer than file systems take to free something */
 #define TIER_SUMS_MARGIN     (256 * KIB) /* of max_bytes, for sums that are still to be written */
 #define TIER_FAILURES        4u          /* in a row, after which the disk is given up */
+#define TIER_STALL_NS        NS_PER_SEC  /* without any read being over: the disk hangs */
+#define TIER_READS_MOST      192u        /* under way, of what the store has, too */
 
 static_assert(TIER_REGION_GRANULES == 64, "a region is a word of bits");
 
@@ -40,10 +42,10 @@ enum tier_failing { TIER_READS, TIER_WRITES, TIER_FAILINGS };
 struct tier {
     struct io_engine *io;     /* borrowed */
     struct io_engine *direct; /* owned: in front of it; NULL: not to be had */
-    char *path;           /* owned: of the folder, to be told */
-    int files;            /* owned: the folder in it where the files are */
-    int lock;             /* owned: the file that is locked */
-    uint64_t max_bytes;   /* UINT64_MAX: no bound */
+    char *path;               /* owned: of the folder, to be told */
+    int files;                /* owned: the folder in it where the files are */
+    int lock;                 /* owned: the file that is locked */
+    uint64_t max_bytes;       /* UINT64_MAX: no bound */
     unsigned keep_free_percent;
     bool owned;   /* this process has locked it */
     bool started; /* the thread was */
@@ -69,6 +71,9 @@ struct tier {
     _Atomic(bool) nothing_shut;  /* [a] no file in the folder that is not open */
     _Atomic(unsigned) demands;   /* [a] seq_cst with quiet_awaited: demand reads under way */
     _Atomic(bool) quiet_awaited; /* [a] the thread sleeps until there are none */
+    _Atomic(unsigned) reads;     /* [a] under way; a release, so who sees one sees moved_ns */
+    _Atomic(uint64_t) moved_ns;  /* [a] clock_now_ns(): when a read was over, or the first began */
+    _Atomic(bool) stalled;       /* [a] it has been told that reads hang */
 
     _Atomic(int) failed[TIER_FAILINGS];                /* [a] why it was given up; 0: it was not */
     _Atomic(unsigned) in_a_row[TIER_FAILINGS];         /* [a] failures since the last success */
@@ -77,6 +82,7 @@ struct tier {
     _Atomic(uint64_t) open_bytes, overlay_bytes;       /* [a] */
     _Atomic(uint64_t) read_bytes, written_bytes;       /* [a] */
     _Atomic(uint64_t) evicted_bytes, damaged, no_room; /* [a] */
+    _Atomic(uint64_t) stalls;                          /* [a] */
 
     /* [t] thaw-tier only */
     unsigned batches;        /* written since sums were */
@@ -117,6 +123,9 @@ void tier_account(struct tier_file *f, int64_t bytes);
 
 /** tier_missing_bytes() - by how much it makes its file grow. Thread only. */
 uint64_t tier_missing_bytes(const struct tier_write *w);
+
+/** tier_moves() - whether reads come back, as far as is known, and there are not too many */
+bool tier_moves(struct tier *t);
 
 /* --- tier_thread.c --- */
 

@@ -6,8 +6,58 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cache/tier_internal.h"
+
+/* --- reads that hang --- */
+
+static void note_moved(struct tier *t)
+{
+    atomic_store_explicit(&t->moved_ns, clock_now_ns(), memory_order_relaxed);
+}
+
+static void read_begins(struct tier *t)
+{
+    if (atomic_load_explicit(&t->reads, memory_order_relaxed) == 0)
+        note_moved(t); /* nothing has moved since the last one: that was no stall */
+    atomic_fetch_add_explicit(&t->reads, 1, memory_order_release);
+}
+
+static void read_ends(struct tier *t)
+{
+    note_moved(t);
+    if (atomic_load_explicit(&t->stalled, memory_order_relaxed) &&
+        atomic_exchange(&t->stalled, false))
+        log_info("disk tier: reads in %s/tier go on", t->path);
+    atomic_fetch_sub_explicit(&t->reads, 1, memory_order_release);
+}
+
+/* Once for each time. */
+static void tell_stall(struct tier *t)
+{
+    if (atomic_load_explicit(&t->stalled, memory_order_relaxed) ||
+        atomic_exchange(&t->stalled, true))
+        return;
+    tier_count(&t->stalls, 1);
+    log_warning("disk tier: reads in %s/tier hang; meanwhile everything else comes from the store",
+                t->path);
+}
+
+bool tier_moves(struct tier *t)
+{
+    unsigned reads = atomic_load_explicit(&t->reads, memory_order_acquire);
+    uint64_t moved_ns, now;
+
+    if (reads == 0)
+        return true;
+    now = clock_now_ns();
+    moved_ns = atomic_load_explicit(&t->moved_ns, memory_order_relaxed);
+    if (now < moved_ns + TIER_STALL_NS)
+        return reads < TIER_READS_MOST;
+    tell_stall(t);
+    return false;
+}
 
 /* --- reads --- */
 
@@ -55,6 +105,7 @@ static void read_done(struct io_request *io, ssize_t result)
     struct tier_read *r = container_of(io, struct tier_read, io);
     int outcome = read_result(r, result);
 
+    read_ends(r->file->tier);
     /* Before done(), which may be the end of the tier. */
     if (r->priority == IO_DEMAND)
         demand_over(r->file->tier);
@@ -77,6 +128,7 @@ void tier_read(struct tier_read *r)
 
     assert(r->count > 0 && r->count <= TIER_READ_GRANULES && r->first < f->granules &&
            r->count <= f->granules - r->first);
+    read_begins(f->tier);
     if (r->priority == IO_DEMAND)
         atomic_fetch_add(&f->tier->demands, 1);
     mark_used(f, r->first, r->count);

@@ -96,7 +96,7 @@ void fetch_unpin(struct fetch_object *o, uint32_t granule)
 
 bool fetch_on_disk(const struct fetch_object *o, uint32_t granule)
 {
-    return o->tier && tier_has(o->tier, granule);
+    return source_is_tier(o, granule);
 }
 
 bool fetch_ready(const struct fetch_object *o, uint32_t granule)

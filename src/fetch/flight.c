@@ -270,11 +270,6 @@ void waiter_serve(struct fetch *f, struct fetch_waiter *w, struct cache_hold hol
     waiter_finish(w, 0);
 }
 
-static bool on_disk(const struct fetch_object *o, uint32_t granule)
-{
-    return o->tier && tier_has(o->tier, granule);
-}
-
 /*
  * Of what was spilled, only what is in the file now. It is looked for when it has been reserved:
  * from then on nobody removes it from the file (cache/spill.c).
@@ -283,7 +278,7 @@ static int reserve(struct fetch_object *o, uint32_t granule, struct cache_room *
 {
     int r = cache_reserve(o->cache, granule, room, ret);
 
-    if (r == 0 && !o->data && !on_disk(o, granule)) {
+    if (r == 0 && !o->data && !source_is_tier(o, granule)) {
         cache_unreserve(o->cache, granule, room);
         r = -ENOENT;
     }
@@ -295,7 +290,7 @@ int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first
     uint32_t max = MIN(fl->room.granules, READ_AHEAD_GRANULES);
     uint32_t end = MIN(cache_granules(o->cache), first + max);
     struct flight **list = &o->chunks[first / CHUNK_GRANULES];
-    bool disk = on_disk(o, first);
+    bool disk = source_is_tier(o, first);
     uint32_t g = first;
     void *memory;
     int r;
@@ -308,7 +303,7 @@ int flight_list_locked(struct fetch_object *o, struct flight *fl, uint32_t first
     fl->from_tier = disk || !o->data;
     do
         fl->memory[g++ - first] = memory;
-    while (g < end && on_disk(o, g) == disk && reserve(o, g, &fl->room, &memory) == 0);
+    while (g < end && source_is_tier(o, g) == disk && reserve(o, g, &fl->room, &memory) == 0);
     fl->object = o;
     fl->first = first;
     fl->count = g - first;

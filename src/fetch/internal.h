@@ -197,6 +197,9 @@ void waiter_serve(struct fetch *f, struct fetch_waiter *w, struct cache_hold hol
 
 /* --- source.c --- */
 
+/** source_is_tier() - whether @granule is to be read from the disk tier now. Any thread. */
+bool source_is_tier(const struct fetch_object *o, uint32_t granule);
+
 /** flight_bytes() - how many bytes of its object a flight is to bring */
 size_t flight_bytes(const struct flight *fl);
 

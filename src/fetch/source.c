@@ -10,6 +10,14 @@ size_t flight_bytes(const struct flight *fl)
            cache_granule_bytes(fl->object->cache, fl->first + fl->count - 1);
 }
 
+bool source_is_tier(const struct fetch_object *o, uint32_t granule)
+{
+    if (!o->tier)
+        return false;
+    /* What was spilled is nowhere else, and waited for however long it takes. */
+    return o->data ? tier_serves(o->tier, granule) : tier_has(o->tier, granule);
+}
+
 /* Where to: memory of granules that is adjacent is one piece. Returns how many there are. */
 static unsigned set_pieces(struct flight *fl)
 {

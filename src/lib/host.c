@@ -43,6 +43,7 @@ void thaw_host_close(struct thaw_host *h)
         cache_set_destroy(host_set(h, (enum cache_backing)i));
     }
     close_stores(h->stores);
+    io_engine_destroy(h->disk_io);
     io_engine_destroy(h->io);
     flags_close(h->flags);
     free(h->folder);
@@ -159,22 +160,38 @@ static void warn_of_disk(struct thaw_host *h, const struct thaw_error *why)
     h->warn(h->warn_arg, text);
 }
 
+/* NULL: there is to be no disk tier. */
+static int disk_engine(struct thaw_host *h, enum cache_backing backing, struct io_engine **ret,
+                       struct thaw_error *e)
+{
+    int r = 0;
+
+    *ret = NULL;
+    if (h->no_disk || backing != CACHE_BACKING_TIERED)
+        return 0;
+    if (!h->disk_io)
+        r = io_engine_create(IO_KIND_AUTO, &h->disk_io, e);
+    *ret = h->disk_io;
+    return r;
+}
+
 static int create_set(struct thaw_host *h, enum cache_backing backing, struct cache_set **ret,
                       struct thaw_error *e)
 {
     struct cache_set_options options = {
         .backing = backing,
         .folder = h->folder,
-        .io = h->no_disk ? NULL : h->io,
         .disk_bytes = h->disk_budget,
         .budget_bytes = h->budget,
         .huge = h->huge,
     };
     struct thaw_error why = THAW_ERROR_INIT;
-    int r;
+    int r = disk_engine(h, backing, &options.io, e);
 
+    if (r < 0)
+        return r;
     /* A folder that was asked for must be there; without the usual one we can do. */
-    if (h->folder || !options.io || backing != CACHE_BACKING_TIERED)
+    if (h->folder || !options.io)
         return cache_set_create(&options, ret, e);
     if (cache_set_create(&options, ret, &why) == 0)
         return 0;

@@ -29,8 +29,9 @@ struct host_store {
 
 /* Built from the top down, taken apart from the bottom up. */
 struct thaw_host {
-    struct flags *flags;  /* owned, as is all below */
-    struct io_engine *io; /* one for all stores */
+    struct flags *flags;       /* owned, as is all below */
+    struct io_engine *io;      /* one for all stores */
+    struct io_engine *disk_io; /* of the disk tier: no store waits for a disk that hangs */
     struct host_store *stores;
     struct host_caches caches[CACHE_BACKINGS];
     struct metrics_server *metrics;

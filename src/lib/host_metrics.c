@@ -148,6 +148,7 @@ static void add_disk_errors(void *arg, double *values)
     values[METRIC_DISK_WRITE] += (double)c.write_errors;
     values[METRIC_DISK_NO_ROOM] += (double)c.no_room;
     values[METRIC_DISK_DAMAGED] += (double)c.damaged;
+    values[METRIC_DISK_STALL] += (double)c.stalls;
 }
 
 static struct fetch_counters fetched(const struct host_metrics *m)

@@ -61,6 +61,7 @@ enum metric_disk_error {
     METRIC_DISK_WRITE,   /* or to take something */
     METRIC_DISK_NO_ROOM, /* it was full, or the tier's budget spent, and nothing could go */
     METRIC_DISK_DAMAGED, /* what it gave back was not what had been written */
+    METRIC_DISK_STALL,   /* no read was over for a second */
     METRIC_COUNT_disk_error
 };
 
