@@ -29,6 +29,7 @@ enum io_kind { IO_KIND_AUTO, IO_KIND_URING, IO_KIND_POOL, IO_KIND_DIRECT };
 
 #define IO_DEPTH          128u /* requests with the kernel at a time */
 #define IO_BACKGROUND_MAX 8u   /* of those, background ones */
+#define IO_DIRECT_DEPTH   32u /* of a direct engine: less than the queue of any disk has room for */
 
 /**
  * struct io_request - one request; embedded in whatever it is for
@@ -85,8 +86,9 @@ void io_at_thread_start(void (*fn)(void));
  *
  * Demand reads are given to the kernel by the thread that submits them: no other one must wake up
  * first. It does not wait for the disk, but it does what a read takes before that: some ten
- * microseconds. done() is called on the engine's own thread, `thaw-aio`, or on one of @behind.
- * Everything else goes to @behind.
+ * microseconds. (Where others have filled the disk's queue, it waits for a place in it. That is why
+ * few are with the kernel at a time, and no more while the disk does not answer.) done() is called
+ * on the engine's own thread, `thaw-aio`, or on one of @behind. Everything else goes to @behind.
  *
  * Returns: 0, or -errno: it is not to be had, or the variable THAW_IO names an engine; then @behind
  * does.

@@ -7,8 +7,13 @@
  * thread that has submitted the read, and it may be stuck elsewhere, in the memory of its VM.
  *
  * What the kernel would have to wait for, or cannot do so at all (a file system that has no
- * RWF_NOWAIT, a file without O_DIRECT, too many at a time), and all that is not a demand read, goes
- * to the engine behind. So does what is left of a read that came back short.
+ * RWF_NOWAIT, a file without O_DIRECT), and all that is not a demand read, goes to the engine
+ * behind. So does what is left of a read that came back short.
+ *
+ * RWF_NOWAIT is for the file system alone: where the queue of the disk is full, a submission sleeps
+ * all the same until there is room in it, which on a disk that hangs is for ever. So few reads are
+ * with the kernel at a time, and no more are given to it while those there do not come back: they
+ * go to the engine behind, where nobody but its own threads sleeps.
  *
  *     submit -> kernel -> thaw-aio -> done()
  *          +---> engine behind <--+ (short, or refused after all)
@@ -26,11 +31,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "base/units.h"
 
-#define EVENTS 32u /* taken from the kernel at a time */
+#define LATE_NS (100 * NS_PER_MS) /* without the end of a read; after that no more are begun */
 
 struct direct_engine {
     struct io_engine engine;
@@ -41,7 +47,8 @@ struct direct_engine {
     /* [a] Reads submitted, and not done. Each one is a release, and the thread's look at it an
      * acquire: so it sees what submitters wrote. */
     _Atomic(unsigned) with_kernel;
-    bool quitting; /* [t] thread only */
+    _Atomic(uint64_t) moved_ns; /* [a] relaxed: when the last one was over, or the first begun */
+    bool quitting;              /* [t] thread only */
 };
 
 static struct direct_engine *from_engine(struct io_engine *io)
@@ -61,6 +68,25 @@ static void leave_to_other(struct direct_engine *d, struct io_request *r)
     d->behind->submit(d->behind, r);
 }
 
+static void note_moved(struct direct_engine *d)
+{
+    atomic_store_explicit(&d->moved_ns, clock_now_ns(), memory_order_relaxed);
+}
+
+/* Whether one more read will not have to wait for a place in the disk's queue; it counts then. */
+static bool enter(struct direct_engine *d)
+{
+    unsigned others = atomic_fetch_add_explicit(&d->with_kernel, 1, memory_order_release);
+    uint64_t moved_ns = atomic_load_explicit(&d->moved_ns, memory_order_relaxed);
+
+    if (others == 0)
+        note_moved(d);
+    if (others == 0 || (others < IO_DIRECT_DEPTH && clock_now_ns() < moved_ns + LATE_NS))
+        return true;
+    atomic_fetch_sub_explicit(&d->with_kernel, 1, memory_order_release);
+    return false;
+}
+
 static bool give_to_kernel(struct direct_engine *d, struct io_request *r)
 {
     bool pieces = r->iov_count > 0;
@@ -74,7 +100,8 @@ static bool give_to_kernel(struct direct_engine *d, struct io_request *r)
         .aio_rw_flags = RWF_NOWAIT,
     };
 
-    atomic_fetch_add_explicit(&d->with_kernel, 1, memory_order_release);
+    if (!enter(d))
+        return false;
     if (submit_one(d->context, &request) == 0)
         return true; /* @r may be over by now */
     atomic_fetch_sub_explicit(&d->with_kernel, 1, memory_order_release);
@@ -114,13 +141,14 @@ static void complete(struct direct_engine *d, const struct io_event *event)
 static void *direct_thread(void *arg)
 {
     struct direct_engine *d = arg;
-    struct io_event events[EVENTS];
+    struct io_event events[IO_DIRECT_DEPTH];
 
     io_thread_started();
     while (!d->quitting || !is_idle(d)) {
-        long n = syscall(SYS_io_getevents, d->context, 1, EVENTS, events, NULL);
+        long n = syscall(SYS_io_getevents, d->context, 1, IO_DIRECT_DEPTH, events, NULL);
 
         assert(n > 0 || errno == EINTR);
+        note_moved(d);
         for (long i = 0; i < n; i++)
             complete(d, &events[i]);
     }
@@ -167,7 +195,7 @@ static int set_up(struct direct_engine *d)
 
     d->engine = (struct io_engine){IO_KIND_DIRECT, direct_submit, direct_destroy};
     d->quit_fd = eventfd(0, EFD_CLOEXEC);
-    if (d->quit_fd < 0 || syscall(SYS_io_setup, IO_DEPTH + 1, &d->context) < 0)
+    if (d->quit_fd < 0 || syscall(SYS_io_setup, IO_DIRECT_DEPTH + 1, &d->context) < 0)
         return -errno;
     r = poll_quit(d);
     return r < 0 ? r : thread_start(&d->thread, "thaw-aio", direct_thread, d);

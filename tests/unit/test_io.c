@@ -30,6 +30,7 @@ struct collector {
     pthread_mutex_t mu;
     pthread_cond_t changed;
     unsigned done;
+    _Atomic(unsigned) direct; /* of these, on the thread of a direct engine */
 };
 
 struct read {
@@ -38,15 +39,20 @@ struct read {
     ssize_t result;
     void *buf;
     struct iovec pieces[2];
-    char thread[16]; /* that called done() */
+    bool direct;            /* done() was called on the thread of a direct engine */
+    unsigned direct_before; /* how many of these were, soon after this one was submitted */
 };
 
 static void collect(struct io_request *io, ssize_t result)
 {
     struct read *r = container_of(io, struct read, io);
 
+    char thread[16];
+
     r->result = result;
-    pthread_getname_np(pthread_self(), r->thread, sizeof(r->thread));
+    pthread_getname_np(pthread_self(), thread, sizeof(thread));
+    r->direct = strcmp(thread, "thaw-aio") == 0;
+    r->to->direct += r->direct;
     mutex_lock(&r->to->mu);
     r->to->done++;
     pthread_cond_signal(&r->to->changed);
@@ -63,7 +69,7 @@ static void wait_for(struct collector *c, unsigned count)
 
 #define COLLECTOR_INIT                                                                             \
     {                                                                                              \
-        PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0                                     \
+        PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0                                  \
     }
 
 static int create_engine(struct fixture *f, struct thaw_error *e)
@@ -222,7 +228,7 @@ static void reads_past_the_page_cache_in_pieces(void **state)
     assert_int_equal(c.done, READS);
     for (unsigned i = 0; i < READS; i++) {
         check_pieces(f, &reads[i]);
-        direct += strcmp(reads[i].thread, "thaw-aio") == 0;
+        direct += reads[i].direct;
         free(reads[i].buf);
     }
     if (f->kind == IO_KIND_DIRECT)
@@ -232,6 +238,36 @@ static void reads_past_the_page_cache_in_pieces(void **state)
     free(reads);
     close(fd);
     assert_int_equal(create_engine(f, NULL), 0);
+}
+
+/*
+ * Who submits one more than the disk's queue has room for sleeps in that. How many are there is the
+ * number of those begun, up to each, less those that were over when it was; and that is not more
+ * than a moment later.
+ */
+static void few_direct_reads_are_with_the_kernel(void **state)
+{
+    struct fixture *f = fixture(state);
+    struct collector c = COLLECTOR_INIT;
+    struct read *reads = calloc(READS, sizeof(*reads));
+    int fd = open_direct(f);
+    unsigned begun = 0;
+
+    if (fd < 0)
+        skip();
+    for (unsigned i = 0; i < READS; i++) {
+        reads[i].to = &c;
+        submit_pieces(f, &reads[i], fd, i * 13 % 40 * 64 * KIB);
+        reads[i].direct_before = c.direct;
+    }
+    wait_for(&c, READS);
+    for (unsigned i = 0; i < READS; i++) {
+        begun += reads[i].direct;
+        assert_true((int)(begun - reads[i].direct_before) <= (int)IO_DIRECT_DEPTH);
+        free(reads[i].buf);
+    }
+    free(reads);
+    close(fd);
 }
 
 static void reads_end_with_the_file(void **state)
@@ -353,6 +389,7 @@ int main(void)
         ON(uring, reads_past_the_page_cache_in_pieces),
         ON(pool, reads_past_the_page_cache_in_pieces),
         ON(direct, reads_past_the_page_cache_in_pieces),
+        ON(direct, few_direct_reads_are_with_the_kernel),
         ON(uring, reads_end_with_the_file),
         ON(pool, reads_end_with_the_file),
         ON(direct, reads_end_with_the_file),
