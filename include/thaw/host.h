@@ -95,7 +95,7 @@ struct thaw_host_info {
     uint64_t memory_budget;
     uint64_t cached_bytes;  /* in memory or files, by all caches */
     uint64_t charged_bytes; /* of the budget */
-    const char *disk_tier;  /* NULL: none; "written", "read" (another process writes), "failed" */
+    const char *disk_tier;  /* NULL: none; "written", "read" (another process wrote it), "failed" */
     uint64_t disk_bytes;    /* that it takes */
     uint64_t disk_budget;   /* that it may take */
     uint64_t disk_behind;   /* granules that wait to be written to it */

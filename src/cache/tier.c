@@ -186,6 +186,11 @@ bool tier_writable(const struct tier *t)
     return t->owned && !tier_given_up(t, TIER_WRITES);
 }
 
+bool tier_only_reads(const struct tier *t)
+{
+    return !t->owned && !tier_given_up(t, TIER_READS);
+}
+
 int tier_owner(const struct tier *t)
 {
     char text[16] = "";

@@ -85,6 +85,12 @@ DEFINE_CLEANUP(struct tier, tier_destroy);
 /** tier_writable() - whether this process has the lock, and the disk has not failed. Any thread. */
 bool tier_writable(const struct tier *t);
 
+/**
+ * tier_only_reads() - whether another process had the lock at the start, and what it has written
+ * can be read: also after its end. Any thread.
+ */
+bool tier_only_reads(const struct tier *t);
+
 /** tier_owner() - the process that has the lock, if it is another one; 0 if not known. Blocks. */
 int tier_owner(const struct tier *t);
 

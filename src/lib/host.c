@@ -284,7 +284,7 @@ static void tier_info(const struct tier *t, struct thaw_host_info *ret)
 {
     struct tier_counters c = tier_counters(t);
 
-    ret->disk_tier = c.writable ? "written" : tier_owner(t) ? "read" : "failed";
+    ret->disk_tier = c.writable ? "written" : tier_only_reads(t) ? "read" : "failed";
     ret->disk_bytes = c.bytes + c.overlay_bytes;
     ret->disk_budget = c.max_bytes;
 }

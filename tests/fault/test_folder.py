@@ -251,6 +251,20 @@ def a_second_one_reads(case):
                 "the disk tier of the next one")
 
 
+def the_first_one_ends(case):
+    """The second one reads on, and says so."""
+    folder = case.path("cache")
+    image, build = build_of(case)
+    fill(case, build, image, folder)
+    first, second = (resume(case, build, folder, "tiered") for _ in range(2))
+    touch(case, first, image)
+    first.expect_exit(0)
+    touch(case, second, image)
+    result = second.expect_exit(0).result()
+    check_equal((result["cache"]["disk_tier"], result["bytes"]["fetched"], warnings(second)),
+                ("read", 0, []), "the disk tier, what was fetched, and lines of log")
+
+
 def a_second_one_of_another_build(case):
     """There is nothing for it, and it may not write: it does without."""
     folder = case.path("cache")
@@ -296,6 +310,6 @@ if __name__ == "__main__":
     fault_main({
         "tier-folder": (damaged_files, files_that_are_something_else, files_of_another_build,
                         changes_under_way, a_folder_that_is_none),
-        "tier-processes": (killed_at_the_nth_write, a_second_one_reads,
+        "tier-processes": (killed_at_the_nth_write, a_second_one_reads, the_first_one_ends,
                            a_second_one_of_another_build, the_first_one_is_killed),
     })
