@@ -71,18 +71,36 @@ static bool is_file_of(int fd, uint64_t bytes)
     return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == bytes;
 }
 
+/*
+ * What the open was not to wait for, reads may. io_uring takes the flag for a file that never makes
+ * anybody wait: it has its one thread wait, or answers -EAGAIN each time, as the kernel, file
+ * system, and device are.
+ */
+static int open_file(const struct tier *t, const char *name, int flags)
+{
+    int fd CLEANUP_FD = openat(t->files, name, flags | OPEN_FLAGS, 0600);
+    int now;
+
+    if (fd < 0)
+        return -errno;
+    now = fcntl(fd, F_GETFL);
+    if (now < 0 || fcntl(fd, F_SETFL, now & ~O_NONBLOCK) < 0)
+        return -errno;
+    return TAKE_FD(fd);
+}
+
 /* 0, or why there are no files that are of this object, all of them. */
 static int open_pair(struct tier_file *f)
 {
-    int flags = (f->writable ? O_RDWR : O_RDONLY) | OPEN_FLAGS;
-    int files = f->tier->files, r;
+    int flags = f->writable ? O_RDWR : O_RDONLY;
+    int r;
 
-    f->data = openat(files, f->data_name, flags);
+    f->data = open_file(f->tier, f->data_name, flags);
     if (f->data < 0)
-        return -errno;
-    f->sums_file = openat(files, f->sums_name, flags);
+        return f->data;
+    f->sums_file = open_file(f->tier, f->sums_name, flags);
     if (f->sums_file < 0)
-        return -errno;
+        return f->sums_file;
     if (!is_file_of(f->data, data_bytes(f)) || !is_file_of(f->sums_file, sums_bytes(f)))
         return -EBADMSG;
     r = tier_sums_identify(f);
@@ -100,9 +118,11 @@ static void remove_pair(struct tier_file *f)
 
 static int make_file(struct tier *t, const char *name, uint64_t bytes, int *ret)
 {
-    int fd CLEANUP_FD = openat(t->files, name, O_RDWR | O_CREAT | O_EXCL | OPEN_FLAGS, 0600);
+    int fd CLEANUP_FD = open_file(t, name, O_RDWR | O_CREAT | O_EXCL);
 
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+    if (fd < 0)
+        return fd;
+    if (ftruncate(fd, (off_t)bytes) < 0)
         return -errno;
     *ret = TAKE_FD(fd);
     return 0;
@@ -202,10 +222,9 @@ static int make_unnamed(struct tier *t)
 
     if (r < 0)
         return r;
-    fd = openat(t->files, uuid_format(&id, name), O_RDWR | O_CREAT | O_EXCL | OPEN_FLAGS, 0600);
-    r = fd < 0 ? -errno : fd;
+    fd = open_file(t, uuid_format(&id, name), O_RDWR | O_CREAT | O_EXCL);
     unlinkat(t->files, name, 0);
-    return r;
+    return fd;
 }
 
 static int open_unnamed(struct tier *t)
