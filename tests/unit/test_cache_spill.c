@@ -4,102 +4,35 @@
  * An overlay that spills, and everybody else: who reads it, who brings back what has been spilled,
  * and who takes the memory for something else. Nobody reads what is another's.
  */
-#include "cache/spill.h"
-
-#include <errno.h>
-#include <poll.h>
 #include <stdatomic.h>
-#include <string.h>
 
 #include "../lib/test_random.h"
-#include "base/mailbox.h"
-#include "test_cache.h"
-#include "tier_traffic.h"
+#include "spilling_fixture.h"
 
 #define BLOCKS  2500u /* more than the pool has room for */
 #define CHANGES 3000u
 #define OTHERS  300u /* granules of somebody else */
 
 static struct io_engine *io;
-static struct tier *tier;
-static struct tier_file *file;
-static struct cache *overlay, *spilled, *others;
-static struct mailbox inbox;
-static bool resumed;
+static struct cache *others;
 static _Atomic(bool) over;
 static _Atomic(unsigned) seen, brought;
 
-static void resume(void *arg)
-{
-    (void)arg;
-    resumed = true;
-}
-
 static void set_up_spill(void)
 {
-    uint32_t granules = cache_spill_granules(BLOCKS * PAGE_BYTES);
-    struct cache_spill_options to = {.inbox = &inbox, .resume = resume};
-
-    cache_folder = scratch_make();
     assert_int_equal(io_engine_create(IO_KIND_AUTO, &io, NULL), 0);
-    assert_int_equal(cache_set_create(
-                         &(struct cache_set_options){
-                             .backing = CACHE_BACKING_TIERED,
-                             .folder = cache_folder,
-                             .io = io,
-                             .budget_bytes = CACHE_BUDGET_MIN,
-                         },
-                         &caches, NULL),
-                     0);
-    tier = cache_set_tier(caches);
-    assert_int_equal(mailbox_init(&inbox), 0);
-    assert_int_equal(tier_file_create(tier, granules, &file), 0);
-    spilled = new_cache("spilled", granules * GRANULE_BYTES);
+    spilling_open(io, BLOCKS);
     others = new_cache("others", OTHERS * GRANULE_BYTES);
-    overlay = new_overlay("overlay", BLOCKS * PAGE_BYTES);
-    to.tier = tier;
-    to.file = file;
-    to.granules = spilled;
-    assert_int_equal(cache_spill_start(overlay, &to), 0);
-}
-
-static void await_message(void)
-{
-    struct pollfd p = {.fd = inbox.event_fd, .events = POLLIN};
-
-    assert_true(poll(&p, 1, 60000) > 0);
-    mailbox_deliver(&inbox);
 }
 
 static void tear_down_spill(void)
 {
-    cache_spill_stop(overlay);
-    while (cache_spill_under_way(overlay) > 0)
-        await_message();
-    cache_destroy(overlay);
     cache_destroy(others);
-    cache_destroy(spilled);
-    tier_file_close(file);
-    set_is_empty(caches);
-    cache_set_destroy(caches);
+    spilling_close();
     io_engine_destroy(io);
-    mailbox_finish(&inbox);
-    scratch_remove(cache_folder);
 }
 
 /* --- the others --- */
-
-static uint64_t word_of(uint64_t block, uint32_t version)
-{
-    return (block + 1) << 32 | version;
-}
-
-/* Words of the block, of whatever version, or zeros. */
-static void check_block(const uint64_t *words, uint64_t block)
-{
-    for (size_t i = 0; i < PAGE_BYTES / sizeof(*words); i++)
-        assert_true(words[i] == 0 || words[i] >> 32 == block + 1);
-}
 
 static void *read_along(void *arg)
 {
@@ -188,24 +121,6 @@ static void *want_memory(void *arg)
 }
 
 /* --- the owner --- */
-
-static void write_blocks(uint64_t first, unsigned n, uint32_t version)
-{
-    static uint64_t buf[40][PAGE_BYTES / 8];
-    uint64_t patience = 0;
-    int r;
-
-    for (unsigned i = 0; i < n; i++) {
-        for (size_t k = 0; k < PAGE_BYTES / 8; k++)
-            buf[i][k] = word_of(first + i, version);
-    }
-    while ((r = cache_write(overlay, first * PAGE_BYTES, buf, n * PAGE_BYTES)) == -ENOSPC) {
-        assert_true(cache_await_room(overlay, &patience));
-        for (resumed = false; !resumed;)
-            await_message();
-    }
-    assert_int_equal(r, 0);
-}
 
 static void change(struct test_random *rng, uint32_t version)
 {
