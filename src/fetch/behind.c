@@ -257,6 +257,17 @@ void behind_forget(struct behind *b, struct fetch_object *o)
     mutex_unlock(&b->mu);
 }
 
+/* When the disk has failed for good, the thread asks for nothing more: what waits then is dropped.
+ */
+static void give_up_locked(struct behind *b)
+{
+    if (b->queued == 0 || tier_writable(b->tier))
+        return;
+    b->dropped += b->queued;
+    b->queued = 0;
+    b->run_count = 0;
+}
+
 struct behind_counters behind_counters(struct behind *b)
 {
     struct behind_counters c = {0};
@@ -264,6 +275,7 @@ struct behind_counters behind_counters(struct behind *b)
     if (!b)
         return c;
     mutex_lock(&b->mu);
+    give_up_locked(b);
     c = (struct behind_counters){b->queued, b->dropped};
     mutex_unlock(&b->mu);
     return c;

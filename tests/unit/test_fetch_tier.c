@@ -4,14 +4,16 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "build_fixture.h"
 #include "cache/cache.h"
 #include "cache/tier.h"
-#include "format/sums.h"
+#include "tier_traffic.h"
 
 #define GRANULES 192u /* 12 MiB, with a budget of 8 */
 #define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
@@ -385,6 +387,73 @@ static void closing_does_not_wait_for_the_disk(void **state)
     }
 }
 
+/* --- a disk that fails --- */
+
+/* A write of an overlay that keeps the tier's thread until it is told to go on. */
+struct keeping {
+    struct tier_write write;
+    struct waited go_on;
+};
+
+static void keep_thread(struct tier_write *w, int result)
+{
+    assert_int_equal(result, 0);
+    (void)waited_for(&container_of(w, struct keeping, write)->go_on);
+}
+
+static rlim_t set_file_limit(rlim_t bytes)
+{
+    struct rlimit l;
+    rlim_t was;
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &l), 0);
+    was = l.rlim_cur;
+    l.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+    return was;
+}
+
+static void await_not_written(const struct life *l, uint64_t granules)
+{
+    uint64_t deadline_ns = clock_now_ns() + 60 * NS_PER_SEC;
+
+    while (fetch_counters(l->fetch).not_written < granules) {
+        assert_true(clock_now_ns() < deadline_ns);
+        sched_yield();
+    }
+}
+
+/* The thread gives up after some writes: what is behind them waits no more. */
+static void nothing_waits_for_a_disk_that_has_failed(void **state)
+{
+    struct keeping k = {.go_on = WAITED_INIT};
+    char *buf = buffer(RUN_BYTES);
+    struct tier_file *overlay;
+    struct life l;
+    rlim_t was;
+
+    (void)state;
+    begin(&l);
+    assert_int_equal(tier_file_create(cache_set_tier(l.caches), 1, &overlay), 0);
+    fill_write(&k.write, overlay, UINT64_MAX, 1, 0, 1, buf);
+    k.write.done = keep_thread;
+    tier_write(cache_set_tier(l.caches), &k.write);
+    read_all(&l);
+    assert_int_equal(fetch_counters(l.fetch).behind, GRANULES);
+    assert_int_equal(fetch_counters(l.fetch).not_written, 0);
+    signal(SIGXFSZ, SIG_IGN);
+    was = set_file_limit(PAGE_BYTES);
+    waited_over(&k.go_on, 0);
+    await_not_written(&l, GRANULES);
+    set_file_limit(was);
+    assert_false(tier_writable(cache_set_tier(l.caches)));
+    assert_int_equal(fetch_counters(l.fetch).not_written, GRANULES);
+    assert_int_equal(fetch_counters(l.fetch).behind, 0);
+    tier_file_close(overlay);
+    end(&l);
+    free(buf);
+}
+
 /* --- builds that are made anew --- */
 
 /* A granule of the build that is in the store now, read by way of the disk tier. */
@@ -534,6 +603,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(another_store_is_not_mistaken_for_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(closing_does_not_wait_for_the_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nothing_waits_for_a_disk_that_has_failed, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_build_made_anew_is_another_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_being_closed_is_opened_again, set_up, tear_down),
     };
