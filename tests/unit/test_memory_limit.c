@@ -198,7 +198,9 @@ static void version_2(void **state)
     write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.current", "104857600\n");
     write_file(root, "sys/fs/cgroup/app.slice/memory.max", "1073741824\n");
     write_file(root, "sys/fs/cgroup/app.slice/memory.high", "max\n");
-    read_tree(root, MEMORY_UNLIMITED, ""); /* what it uses is not known */
+    read_tree(root, MEMORY_UNLIMITED, "");               /* what it uses is not known */
+    write_file(root, "sys/fs/memory.current", "4096\n"); /* not of the hierarchy */
+    write_file(root, "sys/fs/memory.max", "4096\n");
     write_file(root, "sys/fs/cgroup/app.slice/memory.current", "536870912\n");
     read_tree(root, 512 * MIB, "/sys/fs/cgroup/app.slice/memory.max");
 
@@ -207,6 +209,12 @@ static void version_2(void **state)
     write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.stat",
                "anon 52428800\ninactive_file 41943040\n");
     read_tree(root, 140 * MIB, "/sys/fs/cgroup/app.slice/thaw.service/memory.high");
+    /* More than it uses: the two are not read at the same time. */
+    write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.stat",
+               "inactive_file 104861696\n");
+    read_tree(root, 200 * MIB, "/sys/fs/cgroup/app.slice/thaw.service/memory.high");
+    write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.stat",
+               "inactive_file 41943040\n");
     write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.max", "1048576\n");
     read_tree(root, 0, "/sys/fs/cgroup/app.slice/thaw.service/memory.max");
     write_file(root, "sys/fs/cgroup/app.slice/thaw.service/memory.max", "lots\n");
