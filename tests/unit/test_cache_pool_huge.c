@@ -10,6 +10,7 @@
 #include "cache/internal.h"
 #include "guest_fixture.h"
 #include "huge_fixture.h"
+#include "tier_traffic.h"
 
 #define PAGES   16
 #define BUDGET  (PAGES / 2 * HUGE_PAGE_BYTES)
@@ -46,13 +47,13 @@ static void fill(struct cache *c, uint32_t from, uint32_t to)
         fill_granule(c, g, (char)(g * 7));
 }
 
-/* Every granule that is ready has its bytes; returns how many are. */
-static uint32_t check_ready(struct cache *c)
+/* Every granule that is ready, but one, has its bytes; returns how many are. */
+static uint32_t check_ready_but(struct cache *c, uint32_t but)
 {
     uint32_t ready = 0;
 
     for (uint32_t g = 0; g < OBJECT; g++) {
-        const unsigned char *pinned = cache_pin(c, g);
+        const unsigned char *pinned = g == but ? NULL : cache_pin(c, g);
 
         if (!pinned)
             continue;
@@ -62,6 +63,11 @@ static uint32_t check_ready(struct cache *c)
         ready++;
     }
     return ready;
+}
+
+static uint32_t check_ready(struct cache *c)
+{
+    return check_ready_but(c, OBJECT);
 }
 
 static void granules_are_in_huge_pages(void **state)
@@ -95,12 +101,18 @@ static void granules_are_in_huge_pages(void **state)
 static void guests_get_pages_from_it(void **state)
 {
     struct cache *c = new_cache("x", OBJECT * GRANULE_BYTES);
-    struct guest g;
+    static char bytes[GRANULE_BYTES]; /* no page is as another one */
     const char *pinned;
+    struct guest g;
+    void *memory;
 
     (void)state;
     guest_init(&g, GRANULE_BYTES);
-    fill(c, 0, 40);
+    fill(c, 0, 39);
+    pattern(bytes, 1, 39);
+    assert_int_equal(reserve(c, 39, &memory), 0);
+    memcpy(memory, bytes, GRANULE_BYTES);
+    cache_hold_put(caches, cache_publish(c, 39));
     pinned = cache_pin(c, 39);
     assert_non_null(pinned);
     assert_int_equal(huge_bytes(), 2 * HUGE_PAGE_BYTES);
@@ -108,7 +120,8 @@ static void guests_get_pages_from_it(void **state)
     assert_int_equal(
         guest_install(&g, 2 * PAGE_BYTES, pinned + 2 * PAGE_BYTES, GRANULE_BYTES - 2 * PAGE_BYTES),
         0);
-    assert_memory_equal(g.memory + PAGE_BYTES, pinned + PAGE_BYTES, GRANULE_BYTES - PAGE_BYTES);
+    assert_memory_equal(g.memory + PAGE_BYTES, bytes + PAGE_BYTES, GRANULE_BYTES - PAGE_BYTES);
+    assert_int_equal(check_ready_but(c, 39), 39);
     cache_unpin(c, 39);
     cache_destroy(c);
     guest_finish(&g);
@@ -118,14 +131,15 @@ static void guests_get_pages_from_it(void **state)
 static void direct_reads_go_into_it(void **state)
 {
     struct cache *c = new_cache("x", OBJECT * GRANULE_BYTES);
-    char *folder = scratch_make(), *path = scratch_path(folder, "data"), bytes[GRANULE_BYTES];
+    char *folder = scratch_make(), *path = scratch_path(folder, "data");
+    static char bytes[GRANULE_BYTES];
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), direct;
     const char *pinned;
     void *memory;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        bytes[i] = (char)(i * 31 >> 3);
+    pattern(bytes, 2, 5);
+    fill(c, 0, 5);
     assert_int_equal(write(fd, bytes, sizeof(bytes)), sizeof(bytes));
     assert_int_equal(fsync(fd), 0);
     direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
@@ -137,6 +151,7 @@ static void direct_reads_go_into_it(void **state)
         pinned = cache_pin(c, 5);
         assert_memory_equal(pinned, bytes, GRANULE_BYTES);
         cache_unpin(c, 5);
+        assert_int_equal(check_ready_but(c, 5), 5);
         close(direct);
     }
     close(fd);
