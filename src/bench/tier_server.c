@@ -24,7 +24,8 @@
 #include "kernel/io.h"
 #include "store/store.h"
 
-#define LOOK_MS 10 /* at what tells nobody when it changes */
+#define LOOK_MS     10 /* at what tells nobody when it changes */
+#define QUIET_LOOKS 20 /* in which nothing is written: the sums follow the last of it */
 
 /* --- the serving process: everything is left to its end --- */
 
@@ -128,20 +129,22 @@ static void take_stats(const struct parts *p, struct tier_stats *ret)
 
 /*
  * What was counted when the moment came. The queue of what is to be written is empty before the
- * last of it has been written: that shows when nothing more is written.
+ * last of it has been written, and the sums, without which it is not found again, come after that:
+ * no counter tells of them, but they are written as soon as there is nothing else.
  */
 static void await(const struct parts *p, char when, struct tier_stats *ret)
 {
     struct tier *tier = cache_set_tier(p->caches);
     uint64_t written = UINT64_MAX;
+    unsigned quiet = 0;
     bool come = false;
 
     for (take_stats(p, ret); !come; take_stats(p, ret)) {
         struct tier_counters t = tier_counters(tier);
 
+        quiet = ret->fetch.behind == 0 && t.written_bytes == written ? quiet + 1 : 0;
         come = when == TIER_NOW || (when == TIER_POPULATED && ret->memory.populated_ns) ||
-               (when == TIER_RESTED && ret->fetch.behind == 0 && t.written_bytes == written) ||
-               ret->memory.failed_pages > 0;
+               (when == TIER_RESTED && quiet >= QUIET_LOOKS) || ret->memory.failed_pages > 0;
         written = t.written_bytes;
         if (!come)
             poll(NULL, 0, LOOK_MS);
