@@ -295,19 +295,59 @@ def throttle_survives_being_killed(case):
 
 # ---- tiered ----
 
-def bench_sized(case, name, size, *args, status=0):
-    return case.thaw("bench", name, "--size", size, "--rounds", "1", *args,
+def bench_sized(case, name, size, *args, rounds="1", status=0):
+    return case.thaw("bench", name, "--size", size, "--rounds", rounds, *args,
                      env={"TMPDIR": case.dir}, status=status)
+
+
+def timed_bench(case, name, size, **options):
+    """What it reports, and the seconds that it took: none of its figures can be longer."""
+    begin = time.monotonic()
+    p = bench_sized(case, name, size, "--json", **options)
+    return json.loads(p.stdout()), time.monotonic() - begin
+
+
+def check_range(value, least, most, what):
+    check(least <= value <= most, f"{what}: {value} is not within {least} and {most}")
+
+
+def check_fits(wall_s, cpu_s, elapsed_s, what):
+    check_range(wall_s, 1e-6, elapsed_s, f"seconds of {what}")
+    check_range(cpu_s, 1e-6, elapsed_s * os.cpu_count(), f"processor seconds of {what}")
 
 
 def huge_pages():
     return read_file("/proc/sys/vm/nr_hugepages").strip()
 
 
+def check_random(row, granules, elapsed_s):
+    name = row["name"]
+    for figure in ("us_per_miss", "cpu_us_per_page"):
+        check(min(row[figure][who]["median"] for who in ("thaw", "floor")) > 0,
+              f"{figure} of {name}: {row}")
+    # Memory for an eighth, some of which is what was read last. No granule is missed twice.
+    missed, read = row["missed"]["median"], row["read_over_missed"]["median"]
+    check_range(missed, 0.8, 1.05, f"{name} has missed")
+    check_range(read, 0.5, 8, f"{name} has read")
+    check_range(row["from_disk"]["median"], 0.001, 1, f"{name} from the disk tier")
+    misses = missed * granules
+    check_fits(row["us_per_miss"]["thaw"]["median"] * misses / 1e6,
+               row["cpu_us_per_page"]["thaw"]["median"] * misses * read * 16 / 1e6, elapsed_s, name)
+
+
+def check_sequential(row, granules, elapsed_s):
+    fetched = row["fetched_over_image"]
+    check_range(fetched["thaw"]["median"], 1, 16, "what thaw fetched")
+    check_range(fetched["floor"]["median"], 1, 1.01, "fetched with room for everything")
+    for who in ("thaw", "floor"):
+        check_fits(row["wall_s"][who]["median"],
+                   row["cpu_us_per_page"][who]["median"] * granules * 16 / 1e6, elapsed_s, who)
+
+
 def bounded_completes(case):
     before = huge_pages()
-    p = bench_sized(case, "bounded", "64M", "--json")  # a guest finds wrong bytes: it fails
-    out = json.loads(p.stdout())
+    out, elapsed_s = timed_bench(case, "bounded", "64M")  # a guest finds wrong bytes: it fails
+    granules = 64 << 20 >> 16
     check_equal(set(out["ratios"]), {"sequential_over_unbounded", "random_over_device",
                                      "random_over_device_alone", "refill_cpu_over_device",
                                      "large_completes", "huge_completes"}, "ratios")
@@ -318,26 +358,31 @@ def bounded_completes(case):
         check_equal(out["ratios"]["huge_completes"], 1.0, "2 MiB pages")
     else:
         check_equal(out["ratios"]["huge_completes"], None, "2 MiB pages")
+    check_sequential(rows["sequential"], granules, elapsed_s)
     for name in ("random, 16 at a time", "random, 1 at a time"):
-        for figure in ("us_per_miss", "cpu_us_per_page"):
-            check(min(rows[name][figure][who]["median"] for who in ("thaw", "floor")) > 0,
-                  f"{figure} of {name}: {rows[name]}")
-        # Memory for an eighth, some of which is what was read last.
-        check(rows[name]["missed"]["median"] > 0.5, f"{name} has missed {rows[name]['missed']}")
-        check(rows[name]["from_disk"]["median"] > 0, f"{name} without the disk tier")
-    check(rows["large"]["fetched_over_image"]["median"] >= 1, "what large fetched")
+        check_random(rows[name], granules, elapsed_s)
+    check_range(rows["large"]["fetched_over_image"]["median"], 1, 16, "what large fetched")
+    check_range(rows["large"]["wall_s"]["median"], 1e-6, elapsed_s, "seconds of large")
     check_equal(huge_pages(), before, "huge pages")
     check(not glob.glob(case.path("thaw-bench-*")), "files are left")
 
 
 def restart_finds_what_was_written(case):
-    out = json.loads(bench_sized(case, "restart", "32M", "--json").stdout())
+    # Two rounds, so that what the one has left is not there for the next.
+    out, elapsed_s = timed_bench(case, "restart", "32M", rounds="2")
     check_equal(set(out["ratios"]), {"from_disk", "warm_over_cold", "store_mib_warm"}, "ratios")
     rows = {row["name"]: row for row in out["rows"]}
     check_equal(list(rows), ["cold", "warm"], "rows")
     check_equal(rows["cold"]["from_disk"]["max"], 0.0, "from a disk tier that was empty")
-    check(rows["cold"]["store_mib"]["median"] >= 32, "read from the store")
+    for bound in ("min", "max"):
+        check_range(rows["cold"]["store_mib"][bound], 32, 33, "MiB of the store")
     check(out["ratios"]["from_disk"] >= 0.95, f"from_disk {rows['warm']}")
+    # What was not from the disk was from the store.
+    check_range(rows["warm"]["store_mib"]["max"],
+                *((1 - rows["warm"]["from_disk"]["min"]) * 32 + d for d in (-0.5, 0.5)),
+                "MiB of the store, warm")
+    for name, row in rows.items():
+        check_fits(row["wall_s"]["median"], row["cpu_s"]["median"], elapsed_s, name)
     check(not glob.glob(case.path("thaw-bench-*")), "files are left")
 
 
