@@ -50,10 +50,8 @@ static const char *const eviction_values[] = {
     [METRIC_EVICTION_COLD] = "cold",
 };
 static const char *const disk_error_values[] = {
-    [METRIC_DISK_READ] = "read",
-    [METRIC_DISK_WRITE] = "write",
-    [METRIC_DISK_NO_ROOM] = "no_room",
-    [METRIC_DISK_DAMAGED] = "damaged",
+    [METRIC_DISK_READ] = "read",       [METRIC_DISK_WRITE] = "write",
+    [METRIC_DISK_NO_ROOM] = "no_room", [METRIC_DISK_DAMAGED] = "damaged",
     [METRIC_DISK_STALL] = "stall",
 };
 static const char *const nbd_op_values[] = {
