@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "disk/nbd_device.h"
 #include "image/image.h"
+#include "kernel/unix_socket.h"
+
+#define LISTEN_BACKLOG 64
 
 struct nbd_server {
     char *socket_path;             /* owned */
@@ -23,31 +24,6 @@ struct nbd_server {
 };
 
 /* --- up --- */
-
-static int listen_on(const struct nbd_server_options *o, struct thaw_error *e)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    const char *path = o->socket_path;
-    int fd CLEANUP_FD = -1;
-
-    if (strlen(path) >= sizeof(addr.sun_path))
-        return err_set(e, -ENAMETOOLONG, "socket path %s: the limit is %zu characters", path,
-                       sizeof(addr.sun_path) - 1);
-    memcpy(addr.sun_path, path, strlen(path));
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return err_errno(e, -errno, "making a socket");
-    /* bind(2) gives the socket file the mode of the socket: it is never open to others. */
-    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return err_errno(e, -errno, "listening on %s", path);
-    if (lchown(path, o->owner_uid, o->owner_gid) < 0 || listen(fd, 64) < 0) {
-        int r = err_errno(e, -errno, "listening on %s", path);
-
-        unlink(path);
-        return r;
-    }
-    return TAKE_FD(fd);
-}
 
 static int check_options(const struct nbd_server_options *o, struct thaw_error *e)
 {
@@ -109,7 +85,13 @@ static int make_devices(struct nbd_server *s, const struct nbd_server_options *o
 static int start_devices(struct nbd_server *s, const struct nbd_server_options *o,
                          struct thaw_error *e)
 {
-    int listen_fd CLEANUP_FD = listen_on(o, e);
+    struct unix_listen_options at = {
+        .path = o->socket_path,
+        .owner_uid = o->owner_uid,
+        .owner_gid = o->owner_gid,
+        .backlog = LISTEN_BACKLOG,
+    };
+    int listen_fd CLEANUP_FD = unix_listen(&at, e);
 
     if (listen_fd < 0)
         return listen_fd;

@@ -7,17 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "base/units.h"
 #include "image/image.h"
+#include "kernel/unix_socket.h"
 #include "memory/vm.h"
 #include "observe/metrics.h"
+
+#define LISTEN_BACKLOG 8 /* each VM connects once */
 
 struct memory_server {
     struct memory_server_options options; /* strings owned */
@@ -101,31 +102,6 @@ void server_next(struct memory_server *s, int listen_fd)
 
 /* --- control thread --- */
 
-static int listen_on(const struct memory_server_options *o, struct thaw_error *e)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    const char *path = o->socket_path;
-    int fd CLEANUP_FD = -1;
-
-    if (strlen(path) >= sizeof(addr.sun_path))
-        return err_set(e, -ENAMETOOLONG, "socket path %s: the limit is %zu characters", path,
-                       sizeof(addr.sun_path) - 1);
-    memcpy(addr.sun_path, path, strlen(path));
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return err_errno(e, -errno, "making a socket");
-    /* bind(2) gives the socket file the mode of the socket: it is never open to others. */
-    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return err_errno(e, -errno, "listening on %s", path);
-    if (lchown(path, o->owner_uid, o->owner_gid) < 0 || listen(fd, 8) < 0) {
-        int r = err_errno(e, -errno, "listening on %s", path);
-
-        unlink(path);
-        return r;
-    }
-    return TAKE_FD(fd);
-}
-
 static int server_init(struct memory_server *s, const struct memory_server_options *o)
 {
     s->options = *o;
@@ -152,7 +128,13 @@ static void server_free(struct memory_server *s)
 
 static int start_first(struct memory_server *s, struct thaw_error *e)
 {
-    int listen_fd = listen_on(&s->options, e);
+    struct unix_listen_options at = {
+        .path = s->options.socket_path,
+        .owner_uid = s->options.owner_uid,
+        .owner_gid = s->options.owner_gid,
+        .backlog = LISTEN_BACKLOG,
+    };
+    int listen_fd = unix_listen(&at, e);
     struct vm *v;
     int r;
 

@@ -9,11 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "kernel/unix_socket.h"
 
 #define UNIX_PREFIX "unix:"
 #define BACKLOG     64
@@ -21,60 +20,22 @@
 
 /* ---- sockets in the file system ---- */
 
-static bool is_stale(const struct sockaddr_un *addr)
-{
-    int fd CLEANUP_FD = -1;
-    struct stat st;
-
-    if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return false;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    return fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-           errno == ECONNREFUSED;
-}
-
-/* bind(2) gives the socket file the mode of the socket: it is never open to others. */
-static int bind_path(int fd, const struct sockaddr_un *addr)
-{
-    const struct sockaddr *a = (const struct sockaddr *)addr;
-
-    if (fchmod(fd, 0600) < 0)
-        return -errno;
-    if (bind(fd, a, sizeof(*addr)) == 0)
-        return 0;
-    if (errno != EADDRINUSE || !is_stale(addr))
-        return -errno;
-    if (unlink(addr->sun_path) < 0 || bind(fd, a, sizeof(*addr)) < 0)
-        return -errno;
-    return 0;
-}
-
 static int listen_on_path(const char *path, char ret_bound[static LISTEN_ADDRESS_MAX],
                           struct thaw_error *e)
 {
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd CLEANUP_FD = -1;
-    int r;
+    struct unix_listen_options at = {
+        .path = path,
+        .owner_uid = (uid_t)-1,
+        .owner_gid = (gid_t)-1,
+        .backlog = BACKLOG,
+        .replace_stale = true,
+    };
+    int fd = unix_listen(&at, e);
 
-    if (path[0] == '\0' || strlen(path) >= sizeof(addr.sun_path))
-        return err_set(e, -EINVAL, "address %s%s: the path must have 1 to %zu characters",
-                       UNIX_PREFIX, path, sizeof(addr.sun_path) - 1);
-    memcpy(addr.sun_path, path, strlen(path));
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return err_errno(e, -errno, "making a socket");
-    r = bind_path(fd, &addr);
-    if (r == -EADDRINUSE)
-        return err_set(e, r, "%s is in use: choose another path, or stop who listens there", path);
-    if (r < 0)
-        return err_errno(e, r, "listening on %s", path);
-    if (listen(fd, BACKLOG) < 0) {
-        r = err_errno(e, -errno, "listening on %s", path);
-        unlink(path);
-        return r;
-    }
+        return fd;
     snprintf(ret_bound, LISTEN_ADDRESS_MAX, "%s%s", UNIX_PREFIX, path);
-    return TAKE_FD(fd);
+    return fd;
 }
 
 void listen_forget(const char *bound)

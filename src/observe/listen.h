@@ -18,7 +18,8 @@
  *
  * A socket file that nobody listens on any more is replaced; its new owner is this user alone.
  *
- * Returns: the descriptor, or -errno: -EINVAL the address is malformed, -EADDRINUSE taken.
+ * Returns: the descriptor, or -errno: -EINVAL the address is malformed, -ENAMETOOLONG its PATH is
+ * too long for a socket, -EADDRINUSE taken.
  */
 [[gnu::warn_unused_result]] int listen_on(const char *address,
                                           char ret_bound[static LISTEN_ADDRESS_MAX],
