@@ -15,6 +15,7 @@
  *
  * The program holds no memory of this process: its maps and it are gone with their descriptors.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -79,11 +80,25 @@ struct bpf_state {
 #define INDEX    (-56) /* u32 0: the only place of the totals */
 #define RETURN_0 SET(BPF_REG_0, 0), EXIT
 
-static int load_program(const struct bpf_state *s, size_t pause_at, const struct stat *ns)
+/* The program is put together of parts; no jump leads out of its part but by its end. */
+struct program {
+    struct bpf_insn insns[80];
+    size_t count;
+};
+
+static void append(struct program *p, const struct bpf_insn *part, size_t count)
+{
+    assert(count <= ARRAY_SIZE(p->insns) - p->count);
+    memcpy(p->insns + p->count, part, count * sizeof(*part));
+    p->count += count;
+}
+
+/* r6 = the pause, of the event in r1. Goes on if it is one, and of this process. */
+static void add_filter(struct program *p, size_t pause_at, const struct stat *ns)
 {
     /* As the kernel keeps device numbers inside: 20 bits of minor. */
     uint64_t ns_device = (uint64_t)major(ns->st_dev) << 20 | minor(ns->st_dev);
-    const struct bpf_insn program[] = {
+    const struct bpf_insn part[] = {
         LOAD(BPF_DW, BPF_REG_6, BPF_REG_1, (int16_t)(8 * pause_at)),
         JUMP(BPF_JSGT, BPF_REG_6, 0, 2),
         RETURN_0,
@@ -99,26 +114,40 @@ static int load_program(const struct bpf_state *s, size_t pause_at, const struct
         LOAD(BPF_W, BPF_REG_7, BPF_REG_10, IDS + 4),
         JUMP(BPF_JEQ, BPF_REG_7, getpid(), 2),
         RETURN_0,
+    };
 
-        /* The totals. r7 = 1 from here on. */
+    append(p, part, ARRAY_SIZE(part));
+}
+
+/* r7 = 1 from here on. */
+static void add_totals(struct program *p, int totals)
+{
+    const struct bpf_insn part[] = {
         SET(BPF_REG_7, 1),
         STORE_NUMBER(BPF_REG_10, INDEX, 0),
-        SET_MAP(BPF_REG_1, s->totals),
+        SET_MAP(BPF_REG_1, totals),
         COPY(BPF_REG_2, BPF_REG_10),
         ADD(BPF_REG_2, INDEX),
         CALL(BPF_FUNC_map_lookup_elem),
         JUMP(BPF_JEQ, BPF_REG_0, 0, 2),
         ADD_TO(BPF_REG_0, 0, BPF_REG_7),
         ADD_TO(BPF_REG_0, 8, BPF_REG_6),
+    };
 
-        /* The thread, under the name that it has now. */
+    append(p, part, ARRAY_SIZE(part));
+}
+
+/* The thread, under the name that it has now. Goes on if it is new. */
+static void add_known_thread(struct program *p, int threads)
+{
+    const struct bpf_insn part[] = {
         LOAD(BPF_W, BPF_REG_1, BPF_REG_10, IDS),
         STORE(BPF_W, BPF_REG_10, KEY, BPF_REG_1),
         COPY(BPF_REG_1, BPF_REG_10),
         ADD(BPF_REG_1, KEY + 4),
         SET(BPF_REG_2, THROTTLE_NAME_BYTES),
         CALL(BPF_FUNC_get_current_comm),
-        SET_MAP(BPF_REG_1, s->threads),
+        SET_MAP(BPF_REG_1, threads),
         COPY(BPF_REG_2, BPF_REG_10),
         ADD(BPF_REG_2, KEY),
         CALL(BPF_FUNC_map_lookup_elem),
@@ -126,11 +155,18 @@ static int load_program(const struct bpf_state *s, size_t pause_at, const struct
         ADD_TO(BPF_REG_0, 0, BPF_REG_7),
         ADD_TO(BPF_REG_0, 8, BPF_REG_6),
         RETURN_0,
+    };
 
-        /* Its first pause. Nobody else adds this thread at the same time. */
+    append(p, part, ARRAY_SIZE(part));
+}
+
+/* Its first pause. Nobody else adds this thread at the same time. */
+static void add_new_thread(struct program *p, int threads)
+{
+    const struct bpf_insn part[] = {
         STORE(BPF_DW, BPF_REG_10, FRESH, BPF_REG_7),
         STORE(BPF_DW, BPF_REG_10, FRESH + 8, BPF_REG_6),
-        SET_MAP(BPF_REG_1, s->threads),
+        SET_MAP(BPF_REG_1, threads),
         COPY(BPF_REG_2, BPF_REG_10),
         ADD(BPF_REG_2, KEY),
         COPY(BPF_REG_3, BPF_REG_10),
@@ -140,8 +176,19 @@ static int load_program(const struct bpf_state *s, size_t pause_at, const struct
         RETURN_0,
     };
 
+    append(p, part, ARRAY_SIZE(part));
+}
+
+static int load_program(const struct bpf_state *s, size_t pause_at, const struct stat *ns)
+{
+    struct program p = {.count = 0};
+
+    add_filter(&p, pause_at, ns);
+    add_totals(&p, s->totals);
+    add_known_thread(&p, s->threads);
+    add_new_thread(&p, s->threads);
     /* None of these helpers asks for the GPL. */
-    return bpf_program_load(program, ARRAY_SIZE(program), "Apache-2.0", NULL, 0);
+    return bpf_program_load(p.insns, p.count, "Apache-2.0", NULL, 0);
 }
 
 /* Which argument is the pause; the kernel says. */
