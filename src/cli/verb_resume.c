@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,69 +126,74 @@ static int take_disk_budget(struct arguments *a, const char *value)
     return a->host.no_disk ? 0 : take_budget("disk-budget", value, &a->host.disk_budget);
 }
 
+/* Where the value of an option goes that is taken as it is; NULL for the others. */
+static const char **value_of(struct arguments *a, enum key key)
+{
+    switch (key) {
+    case STORE:
+        return &a->resume.store;
+    case VMM:
+        return &a->resume.vmm;
+    case VMM_PROGRAM:
+        return &a->resume.vmm_program;
+    case RUN_DIR:
+        return &a->resume.run_dir;
+    case CACHE:
+        return &a->host.cache_dir;
+    case CACHE_BACKING:
+        return &a->host.cache_backing;
+    case CACHE_HUGE_PAGES:
+        return &a->host.cache_huge_pages;
+    case FLAGS:
+        return &a->host.flags_file;
+    case METRICS:
+        return &a->host.metrics;
+    case CMD:
+        return &a->serve.cmd;
+    case ON_RESUMED:
+        return &a->serve.on_resumed;
+    default:
+        return NULL;
+    }
+}
+
 static int take(void *arg, int key, const char *value)
 {
     struct arguments *a = arg;
+    const char **plain = value_of(a, (enum key)key);
 
+    if (plain) {
+        *plain = value;
+        return 0;
+    }
     switch ((enum key)key) {
-    case STORE:
-        a->resume.store = value;
-        break;
-    case VMM:
-        a->resume.vmm = value;
-        break;
-    case VMM_PROGRAM:
-        a->resume.vmm_program = value;
-        break;
     case VMM_OPTION:
         return strings_add(&a->vmm_options, value);
-    case RUN_DIR:
-        a->resume.run_dir = value;
-        break;
+    case FLAG:
+        return strings_add(&a->flags, value);
     case JAIL:
         return take_jail(a, value);
     case ACCEPT:
         return take_count("accept", value, 1024, &a->resume.accept);
-    case POPULATE:
-        a->resume.populate = 1;
-        break;
-    case CACHE:
-        a->host.cache_dir = value;
-        break;
-    case CACHE_BACKING:
-        a->host.cache_backing = value;
-        break;
-    case CACHE_HUGE_PAGES:
-        a->host.cache_huge_pages = value;
-        break;
+    case ITERATIONS:
+        return take_count("iterations", value, ITERATIONS_MAX, &a->iterations);
     case DISK_BUDGET:
         return take_disk_budget(a, value);
     case MEMORY_BUDGET:
         return take_budget("memory-budget", value, &a->host.memory_budget);
-    case FLAG:
-        return strings_add(&a->flags, value);
-    case FLAGS:
-        a->host.flags_file = value;
-        break;
-    case METRICS:
-        a->host.metrics = value;
-        break;
-    case ITERATIONS:
-        return take_count("iterations", value, ITERATIONS_MAX, &a->iterations);
+    case POPULATE:
+        a->resume.populate = 1;
+        return 0;
     case COLD:
         a->cold = true;
-        break;
-    case CMD:
-        a->serve.cmd = value;
-        break;
-    case ON_RESUMED:
-        a->serve.on_resumed = value;
-        break;
+        return 0;
     case JSON:
         a->serve.json = true;
-        break;
+        return 0;
+    default:
+        assert(!"an option of the table is not taken");
+        return -1;
     }
-    return 0;
 }
 
 /* VMs and layers take descriptors; the soft limit is for programs that use select(2). */
