@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -22,6 +21,7 @@
 #include "kernel/io.h"
 #include "scratch.h"
 #include "store/store.h"
+#include "waiting.h"
 
 struct build_fixture {
     char *folder;
@@ -108,6 +108,21 @@ static inline void fixture_told(struct message *m)
         true;
 }
 
+/** fetch_one() - ask for a granule and wait: 0 if it was fetched, else -errno, as -EALREADY */
+static inline int fetch_one(struct fetch_object *o, uint32_t granule)
+{
+    struct mailbox inbox;
+    struct fixture_wait w = {.waiter = {.to = &inbox, .msg.deliver = fixture_told}};
+    int r;
+
+    assert_int_equal(mailbox_init(&inbox), 0);
+    r = fetch_want(o, granule, IO_DEMAND, &w.waiter);
+    while (r == 0 && !w.told)
+        await_messages(&inbox);
+    mailbox_finish(&inbox);
+    return r < 0 ? r : w.waiter.result;
+}
+
 /** fixture_pin() - the granule at @at of @im, waiting for it; to be unpinned with image_unpin() */
 static inline const char *fixture_pin(struct image *im, const struct image_extent *at)
 {
@@ -117,14 +132,11 @@ static inline const char *fixture_pin(struct image *im, const struct image_exten
     assert_int_equal(mailbox_init(&inbox), 0);
     while (!(memory = image_pin(im, at))) {
         struct fixture_wait w = {.waiter = {.to = &inbox, .msg.deliver = fixture_told}};
-        struct pollfd p = {.fd = inbox.event_fd, .events = POLLIN};
 
         if (image_want(im, at, IO_DEMAND, &w.waiter) < 0)
             continue;
-        while (!w.told) {
-            assert_int_equal(poll(&p, 1, 20000), 1);
-            mailbox_deliver(&inbox);
-        }
+        while (!w.told)
+            await_messages(&inbox);
         assert_true(w.waiter.result == 0 || w.waiter.result == -EAGAIN);
     }
     mailbox_finish(&inbox);

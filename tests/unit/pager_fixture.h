@@ -6,7 +6,6 @@
  * folder. */
 
 #include <errno.h>
-#include <poll.h>
 
 #include "build_fixture.h"
 #include "format/handover.h"
@@ -169,12 +168,8 @@ static inline int set_up(void **state)
 
 static inline void settle(void)
 {
-    struct pollfd p = {.fd = inbox.event_fd, .events = POLLIN};
-
-    while (pager_waits_out(&pager) > 0) {
-        assert_int_equal(poll(&p, 1, 20000), 1);
-        mailbox_deliver(&inbox);
-    }
+    while (pager_waits_out(&pager) > 0)
+        await_messages(&inbox);
 }
 
 static inline int tear_down(void **state)

@@ -252,36 +252,6 @@ static void a_full_disk_is_an_error_of_the_write(void **state)
 
 /* --- through the engine, which reads past the page cache into the mapping --- */
 
-struct told {
-    struct fetch_waiter waiter;
-    bool done;
-};
-
-static void told(struct message *m)
-{
-    container_of(container_of(m, struct fetch_waiter, msg), struct told, waiter)->done = true;
-}
-
-static int fetch_one(struct fetch_object *o, uint32_t granule)
-{
-    struct told t = {0};
-    struct mailbox inbox;
-    struct pollfd p = {.events = POLLIN};
-    int r;
-
-    assert_int_equal(mailbox_init(&inbox), 0);
-    t.waiter.to = &inbox;
-    t.waiter.msg.deliver = told;
-    p.fd = inbox.event_fd;
-    r = fetch_want(o, granule, IO_DEMAND, &t.waiter);
-    while (r == 0 && !t.done) {
-        assert_int_equal(poll(&p, 1, 60000), 1);
-        mailbox_deliver(&inbox);
-    }
-    mailbox_finish(&inbox);
-    return r < 0 ? r : t.waiter.result;
-}
-
 static void who_waits_hears_that_the_disk_is_full(void **state)
 {
     size_t bytes = 2 * SMALL_BYTES;

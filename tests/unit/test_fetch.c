@@ -2,51 +2,28 @@
 #include "fetch/fetch.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdatomic.h>
 
 #include "base/thread.h"
-#include "build_fixture.h"
 #include "fetch/internal.h"
+#include "fetch_fixture.h"
 
 #define GRANULES 1200u /* more than two pages of sums, and than the pool has flights */
 #define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
 
-static struct build_fixture f;
 static struct fetch_object *object;
-static unsigned char *content;
 
 static int set_up_group(void **state)
 {
     (void)state;
-    content = random_bytes(BYTES, 7);
-    build_fixture_init(&f, content, BYTES);
+    fetch_fixture_init(BYTES);
     return 0;
-}
-
-static int tear_down_group(void **state)
-{
-    (void)state;
-    build_fixture_finish(&f);
-    free(content);
-    return 0;
-}
-
-static void open_object(const char *sums_name)
-{
-    struct fetch_object_options o = {.store = f.store,
-                                     .build = f.id,
-                                     .name = "memfile",
-                                     .sums_name = sums_name,
-                                     .size_bytes = BYTES};
-
-    assert_int_equal(fetch_object_open(f.fetch, &o, &object, NULL), 0);
 }
 
 static int set_up(void **state)
 {
     (void)state;
-    open_object("memfile.sums");
+    object = open_object(f.fetch, "memfile", "memfile.sums");
     return 0;
 }
 
@@ -91,35 +68,8 @@ static int want(struct client *c, struct wish *w, uint32_t granule, enum io_prio
 
 static void settle(struct client *c)
 {
-    struct pollfd p = {.fd = c->inbox.event_fd, .events = POLLIN};
-
-    while (c->outstanding > 0) {
-        assert_int_equal(poll(&p, 1, 20000), 1); /* else: a waiter was forgotten */
-        mailbox_deliver(&c->inbox);
-    }
-}
-
-static int want_one(uint32_t granule)
-{
-    struct client c = {.outstanding = 0};
-    struct wish w;
-    int r;
-
-    assert_int_equal(mailbox_init(&c.inbox), 0);
-    r = want(&c, &w, granule, IO_DEMAND);
-    settle(&c);
-    mailbox_finish(&c.inbox);
-    return r < 0 ? r : w.waiter.result;
-}
-
-static void check_granule(uint32_t granule)
-{
-    const void *memory = fetch_pin(object, granule);
-
-    assert_non_null(memory);
-    assert_memory_equal(memory, content + granule * GRANULE_BYTES,
-                        MIN(GRANULE_BYTES, BYTES - granule * GRANULE_BYTES));
-    fetch_unpin(object, granule);
+    while (c->outstanding > 0)
+        await_messages(&c->inbox);
 }
 
 static void granules_arrive_verified(void **state)
@@ -129,9 +79,9 @@ static void granules_arrive_verified(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(granules); i++) {
         assert_null(fetch_pin(object, granules[i]));
-        assert_int_equal(want_one(granules[i]), 0);
-        check_granule(granules[i]);
-        assert_int_equal(want_one(granules[i]), -EALREADY);
+        assert_int_equal(fetch_one(object, granules[i]), 0);
+        assert_true(is_right(object, granules[i]));
+        assert_int_equal(fetch_one(object, granules[i]), -EALREADY);
     }
 }
 
@@ -141,9 +91,9 @@ static void reads_ahead_of_a_sequence(void **state)
     uint64_t before = fetch_counters(f.fetch).read_bytes;
 
     (void)state;
-    assert_int_equal(want_one(100), 0);
+    assert_int_equal(fetch_one(object, 100), 0);
     assert_int_equal(fetch_counters(f.fetch).read_bytes - before, GRANULE_BYTES);
-    assert_int_equal(want_one(101), 0);
+    assert_int_equal(fetch_one(object, 101), 0);
     /* 102 ... 109 are under way, or there: nobody reads them again. */
     assert_int_equal(mailbox_init(&c.inbox), 0);
     for (uint32_t g = 102; g < 110; g++) {
@@ -153,7 +103,7 @@ static void reads_ahead_of_a_sequence(void **state)
             settle(&c);
             assert_int_equal(w.waiter.result, 0);
         }
-        check_granule(g);
+        assert_true(is_right(object, g));
     }
     assert_int_equal(fetch_counters(f.fetch).read_bytes - before, 10 * GRANULE_BYTES);
     mailbox_finish(&c.inbox);
@@ -166,10 +116,10 @@ static void reads_nothing_ahead_of_who_jumps_about(void **state)
     uint32_t wanted = 2;
 
     (void)state;
-    assert_int_equal(want_one(100), 0);
+    assert_int_equal(fetch_one(object, 100), 0);
     for (uint32_t g = 110; wanted <= STREAM_ENDS + 1; g += 10, wanted++)
-        assert_int_equal(want_one(g), 0);
-    assert_int_equal(want_one(101), 0);
+        assert_int_equal(fetch_one(object, g), 0);
+    assert_int_equal(fetch_one(object, 101), 0);
     assert_int_equal(cache_state(object->cache, 102), CACHE_ABSENT);
     assert_int_equal(fetch_counters(f.fetch).read_bytes - before, wanted * GRANULE_BYTES);
 }
@@ -195,7 +145,7 @@ static void *want_all(void *arg)
         } while (r == 0 && w.waiter.result == -EAGAIN);
         if (r == 0 && w.waiter.result < 0)
             atomic_fetch_add(&failures, 1);
-        check_granule(g);
+        assert_true(is_right(object, g));
     }
     mailbox_finish(&c.inbox);
     return NULL;
@@ -310,26 +260,26 @@ static void a_bad_granule_fails_alone_and_is_tried_again(void **state)
 
     (void)state;
     build_fixture_flip(&f, "memfile", 20 * GRANULE_BYTES + 5);
-    assert_int_equal(want_one(20), -EBADMSG);
+    assert_int_equal(fetch_one(object, 20), -EBADMSG);
     assert_null(fetch_pin(object, 20));
-    assert_int_equal(want_one(19), 0);
-    assert_int_equal(want_one(21), 0);
-    check_granule(21);
+    assert_int_equal(fetch_one(object, 19), 0);
+    assert_int_equal(fetch_one(object, 21), 0);
+    assert_true(is_right(object, 21));
     assert_int_equal(fetch_counters(f.fetch).failed - before, 1);
     build_fixture_flip(&f, "memfile", 20 * GRANULE_BYTES + 5);
-    assert_int_equal(want_one(20), 0);
-    check_granule(20);
+    assert_int_equal(fetch_one(object, 20), 0);
+    assert_true(is_right(object, 20));
 }
 
 static void bad_sums_are_not_believed(void **state)
 {
     (void)state;
     build_fixture_flip(&f, "memfile.sums", SUMS_PAGE_BYTES + 100);
-    assert_int_equal(want_one(600), -EBADMSG);
-    assert_int_equal(want_one(1), 0);
+    assert_int_equal(fetch_one(object, 600), -EBADMSG);
+    assert_int_equal(fetch_one(object, 1), 0);
     build_fixture_flip(&f, "memfile.sums", SUMS_PAGE_BYTES + 100);
-    assert_int_equal(want_one(600), 0);
-    check_granule(600);
+    assert_int_equal(fetch_one(object, 600), 0);
+    assert_true(is_right(object, 600));
 }
 
 static void without_sums_bytes_are_counted_as_unverified(void **state)
@@ -337,25 +287,19 @@ static void without_sums_bytes_are_counted_as_unverified(void **state)
     uint64_t before = fetch_counters(f.fetch).unverified_bytes;
 
     (void)state;
-    open_object(NULL);
-    assert_int_equal(want_one(3), 0);
-    check_granule(3);
+    object = open_object(f.fetch, "memfile", NULL);
+    assert_int_equal(fetch_one(object, 3), 0);
+    assert_true(is_right(object, 3));
     assert_int_equal(fetch_counters(f.fetch).unverified_bytes - before, GRANULE_BYTES);
     fetch_object_close(object);
 }
 
 static void a_missing_object_is_an_error_for_each(void **state)
 {
-    struct fetch_object_options o = {.store = f.store,
-                                     .build = f.id,
-                                     .name = "absent",
-                                     .sums_name = "memfile.sums",
-                                     .size_bytes = BYTES};
-
     (void)state;
-    assert_int_equal(fetch_object_open(f.fetch, &o, &object, NULL), 0);
-    assert_int_equal(want_one(0), -ENOENT);
-    assert_int_equal(want_one(700), -ENOENT);
+    object = open_object(f.fetch, "absent", "memfile.sums");
+    assert_int_equal(fetch_one(object, 0), -ENOENT);
+    assert_int_equal(fetch_one(object, 700), -ENOENT);
     fetch_object_close(object);
 }
 
@@ -365,7 +309,7 @@ static void close_waits_for_flights(void **state)
     struct client c = {.outstanding = 0};
 
     (void)state;
-    open_object("memfile.sums");
+    object = open_object(f.fetch, "memfile", "memfile.sums");
     assert_int_equal(mailbox_init(&c.inbox), 0);
     for (uint32_t i = 0; i < ARRAY_SIZE(wishes); i++)
         assert_int_equal(want(&c, &wishes[i], i * 3, IO_BACKGROUND), 0);

@@ -1,71 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* What the fetcher records of its flights, beside what it counts itself. */
-#include "build_fixture.h"
+#include "fetch_fixture.h"
 #include "observe/metrics.h"
 
 #define GRANULES 1200u /* more than two pages of sums, and than the pool has flights */
 #define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
 
-static struct build_fixture f;
-static unsigned char *content;
-
-static int set_up(void **state)
+static int set_up_group(void **state)
 {
     (void)state;
-    content = random_bytes(BYTES, 7);
-    build_fixture_init(&f, content, BYTES);
+    fetch_fixture_init(BYTES);
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    build_fixture_finish(&f);
-    free(content);
-    return 0;
-}
-
-struct wish {
-    struct fetch_waiter waiter;
-    bool told;
-};
-
-static void granted(struct message *m)
-{
-    container_of(container_of(m, struct fetch_waiter, msg), struct wish, waiter)->told = true;
-}
-
-/* Asks for @granule until it is there, or is known to fail. */
-static void want(struct fetch_object *o, struct mailbox *inbox, uint32_t granule)
-{
-    struct pollfd p = {.fd = inbox->event_fd, .events = POLLIN};
-    struct wish w = {.waiter.result = -EAGAIN};
-
-    while (w.waiter.result == -EAGAIN) {
-        w = (struct wish){.waiter.to = inbox, .waiter.msg.deliver = granted};
-        if (fetch_want(o, granule, IO_DEMAND, &w.waiter) == -EALREADY)
-            return;
-        while (!w.told) {
-            assert_int_equal(poll(&p, 1, 60000), 1);
-            mailbox_deliver(inbox);
-        }
-    }
 }
 
 static void fetch_everything(const char *name, const char *sums_name)
 {
-    struct fetch_object_options options = {
-        .store = f.store, .build = f.id, .name = name, .sums_name = sums_name, .size_bytes = BYTES};
-    struct fetch_object *o;
-    struct mailbox inbox;
+    struct fetch_object *o = open_object(f.fetch, name, sums_name);
 
-    assert_int_equal(mailbox_init(&inbox), 0);
-    assert_int_equal(fetch_object_open(f.fetch, &options, &o, NULL), 0);
-    for (uint32_t g = 0; g < GRANULES; g++)
-        want(o, &inbox, g);
+    for (uint32_t g = 0; g < GRANULES; g++) {
+        while (fetch_one(o, g) == -EAGAIN) /* until it is there, or is known to fail */
+            ;
+    }
     fetch_object_close(o); /* waits for what was read ahead */
-    mailbox_finish(&inbox);
 }
 
 static uint64_t count(const struct metrics *m, unsigned histogram)
@@ -145,5 +102,5 @@ int main(void)
         cmocka_unit_test(what_cannot_be_read_has_no_bytes),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
 }

@@ -10,16 +10,15 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "build_fixture.h"
 #include "cache/cache.h"
 #include "cache/tier.h"
+#include "fetch_fixture.h"
+#include "format/sums.h"
 #include "tier_traffic.h"
 
 #define GRANULES 192u /* 12 MiB, with a budget of 8 */
 #define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)
 
-static struct build_fixture f;
-static unsigned char *content;
 static char *folder; /* of the cache */
 
 /* One life of a process. */
@@ -27,24 +26,12 @@ struct life {
     struct cache_set *caches;
     struct fetch *fetch;
     struct fetch_object *object;
-    struct mailbox inbox;
-    bool told;
-    struct fetch_waiter waiter;
 };
 
 static int set_up_group(void **state)
 {
     (void)state;
-    content = random_bytes(BYTES, 21);
-    build_fixture_init(&f, content, BYTES);
-    return 0;
-}
-
-static int tear_down_group(void **state)
-{
-    (void)state;
-    build_fixture_finish(&f);
-    free(content);
+    fetch_fixture_init(BYTES);
     return 0;
 }
 
@@ -62,27 +49,24 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void begin_budget(struct life *l, const char *sums, uint64_t budget)
+static void open_caches(struct io_engine *io, uint64_t budget, struct cache_set **ret_caches,
+                        struct fetch **ret_fetch)
 {
     struct cache_set_options set = {
         .backing = CACHE_BACKING_TIERED,
         .folder = folder,
-        .io = f.io,
+        .io = io,
         .budget_bytes = budget,
     };
-    struct fetch_object_options o = {
-        .store = f.store,
-        .build = f.id,
-        .name = "memfile",
-        .sums_name = sums,
-        .size_bytes = BYTES,
-    };
 
-    *l = (struct life){0};
-    assert_int_equal(mailbox_init(&l->inbox), 0);
-    assert_int_equal(cache_set_create(&set, &l->caches, NULL), 0);
-    assert_int_equal(fetch_create(l->caches, &l->fetch, NULL), 0);
-    assert_int_equal(fetch_object_open(l->fetch, &o, &l->object, NULL), 0);
+    assert_int_equal(cache_set_create(&set, ret_caches, NULL), 0);
+    assert_int_equal(fetch_create(*ret_caches, ret_fetch, NULL), 0);
+}
+
+static void begin_budget(struct life *l, const char *sums, uint64_t budget)
+{
+    open_caches(f.io, budget, &l->caches, &l->fetch);
+    l->object = open_object(l->fetch, "memfile", sums);
 }
 
 static void begin(struct life *l)
@@ -95,44 +79,19 @@ static void end(struct life *l)
     fetch_object_close(l->object);
     fetch_destroy(l->fetch);
     cache_set_destroy(l->caches);
-    mailbox_finish(&l->inbox);
-}
-
-static void told(struct message *m)
-{
-    container_of(container_of(m, struct fetch_waiter, msg), struct life, waiter)->told = true;
-}
-
-/* Sends for a granule, and waits. Returns the result. */
-static int want(struct life *l, uint32_t granule)
-{
-    l->waiter = (struct fetch_waiter){.to = &l->inbox, .msg.deliver = told};
-    l->told = false;
-    if (fetch_want(l->object, granule, IO_DEMAND, &l->waiter) < 0)
-        return 0;
-    while (!l->told) {
-        struct pollfd p = {.fd = l->inbox.event_fd, .events = POLLIN};
-
-        assert_true(poll(&p, 1, 60000) > 0);
-        mailbox_deliver(&l->inbox);
-    }
-    return l->waiter.result == -EAGAIN ? 0 : l->waiter.result;
 }
 
 /* 0, or why it could not be had. */
 static int read_granule(struct life *l, uint32_t granule)
 {
-    const void *memory;
     int r = 0;
 
-    while (!(memory = fetch_pin(l->object, granule)) && r == 0)
-        r = want(l, granule);
-    if (!memory)
-        return r;
-    assert_memory_equal(memory, content + granule * GRANULE_BYTES,
-                        MIN(GRANULE_BYTES, BYTES - granule * GRANULE_BYTES));
-    fetch_unpin(l->object, granule);
-    return 0;
+    while (r == 0 && !is_right(l->object, granule)) {
+        r = fetch_one(l->object, granule);
+        if (r == -EALREADY || r == -EAGAIN)
+            r = 0;
+    }
+    return r;
 }
 
 static void read_all(struct life *l)
@@ -459,20 +418,13 @@ static void nothing_waits_for_a_disk_that_has_failed(void **state)
 /* A granule of the build that is in the store now, read by way of the disk tier. */
 static void assert_build_has(struct build_fixture *g, unsigned char byte)
 {
-    struct cache_set_options set = {
-        .backing = CACHE_BACKING_TIERED,
-        .folder = folder,
-        .io = g->io,
-        .budget_bytes = CACHE_BUDGET_MIN,
-    };
     struct image_extent at;
     struct cache_set *caches;
     struct fetch *fetch;
     struct image *im;
     const char *memory;
 
-    assert_int_equal(cache_set_create(&set, &caches, NULL), 0);
-    assert_int_equal(fetch_create(caches, &fetch, NULL), 0);
+    open_caches(g->io, CACHE_BUDGET_MIN, &caches, &fetch);
     assert_int_equal(image_open(fetch, g->store, g->manifest, IMAGE_MEMORY, &im, NULL), 0);
     assert_int_equal(image_lookup(im, (struct image_off){0}, &at), 0);
     memory = fixture_pin(im, &at);
@@ -538,14 +490,12 @@ struct opener {
     struct fetch_object *object;
 };
 
-static void *open_object(void *arg)
+static void *open_again(void *arg)
 {
     struct opener *o = arg;
-    struct fetch_object_options options = {
-        .store = f.store, .build = f.id, .name = "memfile", .size_bytes = BYTES};
 
     o->tid = gettid();
-    assert_int_equal(fetch_object_open(o->life->fetch, &options, &o->object, NULL), 0);
+    o->object = open_object(o->life->fetch, "memfile", NULL);
     o->over = true;
     return NULL;
 }
@@ -577,7 +527,7 @@ static void what_is_being_closed_is_opened_again(void **state)
     assert_int_equal(pthread_create(&closing, NULL, close_object, &l), 0);
     while (cache_size(fetch_cache(l.object)) != -ESHUTDOWN)
         sched_yield();
-    assert_int_equal(pthread_create(&opening, NULL, open_object, &opener), 0);
+    assert_int_equal(pthread_create(&opening, NULL, open_again, &opener), 0);
     while (!opener.over && !(opener.tid && is_asleep(opener.tid)))
         sched_yield();
     fetch_unpin(l.object, 0);
