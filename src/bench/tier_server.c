@@ -19,6 +19,7 @@
 #include "base/uuid.h"
 #include "cache/cache.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "format/manifest.h"
 #include "image/image.h"
 #include "kernel/io.h"

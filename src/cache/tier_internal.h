@@ -23,6 +23,7 @@
 #include "base/thread.h"
 #include "base/units.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "cache/tier_files.h"
 #include "kernel/aio.h"
 

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "fetch/fetch.h"
 #include "flags/flags.h"
 #include "kernel/io.h"

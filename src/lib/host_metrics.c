@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "fetch/fetch.h"
 #include "lib/host.h"
 #include "observe/metrics.h"

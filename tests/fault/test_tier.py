@@ -238,7 +238,7 @@ def reads_that_hang(case, disk):
     disk.clear()
     client.expect_exit(0)
     thaw.expect_exit(0)
-    check_equal((client.result()["errors"], client.result()["wrong"]), (0, 0), "errors, wrong pages")
+    check_equal((client.result()["errors"], client.result()["wrong"]), (0, 0), "errors, wrong")
     # Nothing else may have moved for a second, on a machine that is busy.
     check_equal([line for line in warnings(thaw) if "hang" not in line], [], "lines of log")
 

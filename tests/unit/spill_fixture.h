@@ -8,6 +8,7 @@
 
 #include "cache/spill.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "disk_fixture.h"
 #include "image/overlay.h"
 

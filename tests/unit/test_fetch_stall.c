@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* A disk tier whose reads hang: who waits for one of them waits, and all else is the store's. */
-#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 
 #include "base/clock.h"
-#include "build_fixture.h"
 #include "cache/cache.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
+#include "fetch_fixture.h"
 #include "kernel/io_internal.h"
 
 #define GRANULES 64u
@@ -34,27 +34,21 @@ struct wish {
     bool told;
 };
 
-static struct build_fixture f;
-static unsigned char *content;
 static char *folder; /* of the cache */
 
 static int set_up(void **state)
 {
     (void)state;
     setenv("THAW_IO", "pool", 1); /* so that no read goes past the engine given */
-    content = random_bytes(BYTES, 22);
-    build_fixture_init(&f, content, BYTES);
+    fetch_fixture_init(BYTES);
     folder = scratch_make();
     return 0;
 }
 
 static int tear_down(void **state)
 {
-    (void)state;
     scratch_remove(folder);
-    build_fixture_finish(&f);
-    free(content);
-    return 0;
+    return tear_down_group(state);
 }
 
 static void hanging_submit(struct io_engine *self, struct io_request *r)
@@ -75,18 +69,11 @@ static void begin(struct life *l, struct io_engine *io)
         .io = io,
         .budget_bytes = 2 * BYTES,
     };
-    struct fetch_object_options o = {
-        .store = f.store,
-        .build = f.id,
-        .name = "memfile",
-        .sums_name = "memfile.sums",
-        .size_bytes = BYTES,
-    };
 
     assert_int_equal(mailbox_init(&l->inbox), 0);
     assert_int_equal(cache_set_create(&set, &l->caches, NULL), 0);
     assert_int_equal(fetch_create(l->caches, &l->fetch, NULL), 0);
-    assert_int_equal(fetch_object_open(l->fetch, &o, &l->object, NULL), 0);
+    l->object = open_object(l->fetch, "memfile", "memfile.sums");
 }
 
 static void end(struct life *l)
@@ -111,26 +98,19 @@ static bool ask(struct life *l, uint32_t granule, struct wish *w)
 
 static void wait_for(struct life *l, const struct wish *w)
 {
-    while (!w->told) {
-        struct pollfd p = {.fd = l->inbox.event_fd, .events = POLLIN};
-
-        assert_true(poll(&p, 1, 60000) > 0);
-        mailbox_deliver(&l->inbox);
-    }
+    while (!w->told)
+        await_messages(&l->inbox);
     assert_true(w->waiter.result == 0 || w->waiter.result == -EAGAIN);
 }
 
 static void read_granule(struct life *l, uint32_t granule)
 {
-    const void *memory;
     struct wish w;
 
-    while (!(memory = fetch_pin(l->object, granule))) {
+    while (!is_right(l->object, granule)) {
         if (ask(l, granule, &w))
             wait_for(l, &w);
     }
-    assert_memory_equal(memory, content + granule * GRANULE_BYTES, GRANULE_BYTES);
-    fetch_unpin(l->object, granule);
 }
 
 static void wait_for_disk(const struct life *l, uint32_t granule, bool has)

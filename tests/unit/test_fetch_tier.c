@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Fetching with a disk tier: what it has is not fetched again, and what it has wrong is. */
+#include "tier_traffic.h"
+
 #include <dirent.h>
 #include <pthread.h>
 #include <sched.h>
@@ -12,9 +14,9 @@
 #include "base/clock.h"
 #include "cache/cache.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "fetch_fixture.h"
 #include "format/sums.h"
-#include "tier_traffic.h"
 
 #define GRANULES 192u /* 12 MiB, with a budget of 8 */
 #define BYTES    (GRANULES * GRANULE_BYTES - 3 * PAGE_BYTES)

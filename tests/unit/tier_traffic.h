@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "base/units.h"
 #include "cache/tier.h"
+#include "cache/tier_counters.h"
 #include "format/sums.h"
 #include "unit.h"
 
