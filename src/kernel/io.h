@@ -95,7 +95,11 @@ void io_at_thread_start(void (*fn)(void));
  */
 [[gnu::warn_unused_result]] int io_direct_create(struct io_engine *behind, struct io_engine **ret);
 
-/** io_engine_destroy() - finish every request that was submitted, then stop. NULL is allowed. */
+/**
+ * io_engine_destroy() - finish every request that was submitted, then stop. NULL is allowed.
+ *
+ * What a direct engine has left to the one behind it ends with that one.
+ */
 void io_engine_destroy(struct io_engine *io);
 
 /** io_engine_kind() - IO_KIND_URING, IO_KIND_POOL or IO_KIND_DIRECT: what was to be had */
