@@ -25,8 +25,7 @@
 #include "kernel/io.h"
 #include "store/store.h"
 
-#define LOOK_MS     10 /* at what tells nobody when it changes */
-#define QUIET_LOOKS 20 /* in which nothing is written: the sums follow the last of it */
+#define LOOK_MS 10 /* at what tells nobody when it changes */
 
 /* --- the serving process: everything is left to its end --- */
 
@@ -128,25 +127,21 @@ static void take_stats(const struct parts *p, struct tier_stats *ret)
     ret->writable = tier_writable(cache_set_tier(p->caches));
 }
 
-/*
- * What was counted when the moment came. The queue of what is to be written is empty before the
- * last of it has been written, and the sums, without which it is not found again, come after that:
- * no counter tells of them, but they are written as soon as there is nothing else.
- */
+/* Of the queue, of what was taken from it last, and of the sums, without which it is not found
+ * again. */
+static bool is_at_rest(const struct parts *p, const struct tier_stats *stats)
+{
+    return stats->fetch.behind == 0 && tier_at_rest(cache_set_tier(p->caches));
+}
+
+/* What was counted when the moment came. */
 static void await(const struct parts *p, char when, struct tier_stats *ret)
 {
-    struct tier *tier = cache_set_tier(p->caches);
-    uint64_t written = UINT64_MAX;
-    unsigned quiet = 0;
     bool come = false;
 
     for (take_stats(p, ret); !come; take_stats(p, ret)) {
-        struct tier_counters t = tier_counters(tier);
-
-        quiet = ret->fetch.behind == 0 && t.written_bytes == written ? quiet + 1 : 0;
         come = when == TIER_NOW || (when == TIER_POPULATED && ret->memory.populated_ns) ||
-               (when == TIER_RESTED && quiet >= QUIET_LOOKS) || ret->memory.failed_pages > 0;
-        written = t.written_bytes;
+               (when == TIER_RESTED && is_at_rest(p, ret)) || ret->memory.failed_pages > 0;
         if (!come)
             poll(NULL, 0, LOOK_MS);
     }

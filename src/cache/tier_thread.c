@@ -185,6 +185,13 @@ static void drop_queue(struct tier *t)
     }
 }
 
+bool tier_at_rest(struct tier *t)
+{
+    LOCK_SCOPE(&t->mu);
+
+    return t->sleeping && !t->first && !atomic_load(&t->give_back) && !atomic_load(&t->sums_due);
+}
+
 void *tier_thread(void *arg)
 {
     struct tier *t = arg;
