@@ -231,7 +231,8 @@ struct tier_behind {
  */
 void tier_set_behind(struct tier *t, struct tier_behind *b);
 
-/** tier_at_rest() - nothing is left to be written of what it was given, nor are sums. Any thread. */
+/** tier_at_rest() - nothing is left to be written of what it was given, nor are sums. Any thread.
+ */
 bool tier_at_rest(struct tier *t);
 
 /** tier_wake() - next() has something now. Any thread, cheap; not under a lock that next() takes.
