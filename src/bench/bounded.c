@@ -269,7 +269,7 @@ static void note_holes(const struct bounded *b)
 
 static int random_device(const struct bounded *b, size_t row, bool count, struct thaw_error *e)
 {
-    struct device_time t;
+    struct device_time t = {0};
     uint64_t pages;
     char path[400];
     int r = find_tier_file(b, path, sizeof(path), e);
