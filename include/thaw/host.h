@@ -34,8 +34,9 @@ struct thaw_host;
  * @metrics: where to serve metrics over HTTP: "HOST:PORT", "[::1]:PORT" or "unix:PATH"; NULL:
  * nowhere
  * @cache_huge_pages: what the memory of backing tiered shall be in: "hugetlb" (pages of 2 MiB that
- * the operator has reserved, vm.nr_hugepages), "thp" (those that the kernel finds), "off" or NULL
- * (small pages). As far as the host does not have them it is in small pages, and @warn is told
+ * the operator has reserved, vm.nr_hugepages), "off" (small pages), "thp" (those of 2 MiB that the
+ * kernel finds), or NULL: as "thp". As far as the host does not have them it is in small pages, and
+ * @warn is told if they were asked for
  * @warn: told, with @warn_arg, what an operator should hear of, on the thread that called; or NULL
  */
 struct thaw_host_options {

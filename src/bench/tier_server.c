@@ -25,7 +25,8 @@
 #include "kernel/io.h"
 #include "store/store.h"
 
-#define LOOK_MS 10 /* at what tells nobody when it changes */
+#define LOOK_MS    10   /* at what tells nobody when it changes */
+#define HUGE_LOOKS 500u /* what is not a huge page after five seconds is none */
 
 /* --- the serving process: everything is left to its end --- */
 
@@ -71,6 +72,17 @@ static int touch_pool(struct cache_set *set, uint64_t bytes, struct thaw_error *
     return r < 0 ? err_errno(e, r, "touching the memory of the caches") : 0;
 }
 
+/* As that of a thaw that has run for a while: in huge pages, as far as this host has any. */
+static void await_huge_pages(const struct cache_set *set, uint64_t bytes)
+{
+    char why[HUGE_PAGES_WHY_BYTES];
+
+    if (huge_pages_missing("", HUGE_PAGES_THP, bytes, why))
+        return;
+    for (unsigned i = 0; i < HUGE_LOOKS && cache_set_huge_bytes(set) < bytes; i++)
+        poll(NULL, 0, LOOK_MS);
+}
+
 static int open_caches(struct parts *p, const struct tier_job *job, struct thaw_error *e)
 {
     int r = io_engine_create(IO_KIND_AUTO, &p->io, e);
@@ -86,6 +98,8 @@ static int open_caches(struct parts *p, const struct tier_job *job, struct thaw_
             &p->caches, e);
     if (r == 0)
         r = touch_pool(p->caches, job->budget_bytes, e);
+    if (r == 0)
+        await_huge_pages(p->caches, job->budget_bytes);
     return r < 0 ? r : fetch_create(p->caches, &p->fetch, e);
 }
 

@@ -24,8 +24,9 @@ int pool_create(uint64_t budget_bytes, enum huge_pages huge, struct pool **ret)
 
     if (!p)
         return -ENOMEM;
-    p->fd = -1;
     pthread_mutex_init(&p->mu, NULL);
+    pthread_cond_init(&p->thp.wake, NULL);
+    pthread_mutex_init(&p->thp.mu, NULL);
     p->free = p->surplus = p->gone = p->queue = (struct list)LIST_INIT;
     pool_huge_init(p);
     r = pool_map(p, budget_bytes);
@@ -34,9 +35,10 @@ int pool_create(uint64_t budget_bytes, enum huge_pages huge, struct pool **ret)
         return r;
     }
     p->limit = pool_limit(p, budget_bytes);
-    p->transparent = huge == HUGE_PAGES_THP && pool_advise(p) == 0;
+    p->transparent = huge == HUGE_PAGES_THP;
     if (huge == HUGE_PAGES_HUGETLB)
         (void)!pool_huge_open(p); /* small pages will do */
+    pool_thp_start(p);
     *ret = p;
     return 0;
 }
@@ -45,9 +47,12 @@ void pool_destroy(struct pool *p)
 {
     if (!p)
         return;
+    pool_thp_stop(p);
     assert(p->claimed == 0 && p->held == 0 && p->dirty == 0 && p->queue.count == 0);
     pool_unmap(p);
     pool_huge_finish(p);
+    pthread_mutex_destroy(&p->thp.mu);
+    pthread_cond_destroy(&p->thp.wake);
     pthread_mutex_destroy(&p->mu);
     free(p);
 }
@@ -113,7 +118,7 @@ static void untake_locked(struct pool *p, uint32_t first)
     for (; first != POOL_NONE; first = next) {
         next = p->slots[first].next;
         if (p->huge.fd < 0 && pool_excess_locked(p) > 0) {
-            push_last(p, &p->surplus, first);
+            push_surplus(p, first);
             continue;
         }
         link_between(p, &p->free, first, last,
@@ -188,15 +193,20 @@ bool pool_evict_slot_locked(struct pool *p, uint32_t slot)
 
 static uint32_t grow_locked(struct pool *p)
 {
+    uint32_t s;
+
     if (p->live >= p->limit || (p->gone.count == 0 && p->fresh == p->slot_count))
         return POOL_NONE;
     assert(p->gone.count > 0 || pool_fresh_is_small(p));
     p->live++;
-    return p->gone.count > 0 ? pop_first(p, &p->gone) : p->fresh++;
+    if (p->gone.count == 0)
+        return p->fresh++;
+    s = p->gone.first;
+    unlink_gone(p, s);
+    return s;
 }
 
-/* Whether memory was short a moment ago. */
-static bool calm_locked(struct pool *p)
+bool pool_is_calm_locked(struct pool *p)
 {
     if (p->calm_until_ns > 0 && p->calm_until_ns <= clock_now_ns())
         p->calm_until_ns = 0;
@@ -209,7 +219,7 @@ static uint32_t take_one_locked(struct pool *p, struct search *search, bool only
 
     if (s != POOL_NONE)
         p->slots[s].is_free = 0;
-    if (s == POOL_NONE && !calm_locked(p))
+    if (s == POOL_NONE && !pool_is_calm_locked(p))
         s = grow_locked(p);
     if (s == POOL_NONE)
         s = evict_locked(p, search);
@@ -282,6 +292,7 @@ int pool_take(struct pool *p, uint32_t slots, enum pool_use use, uint32_t *ret)
     mutex_lock(&p->mu);
     pool_huge_grow_locked(p, slots);
     r = take_locked(p, slots, use, ret);
+    pool_thp_look_locked(p);
     mutex_unlock(&p->mu);
     if (r > 0)
         scribble(p, *ret);

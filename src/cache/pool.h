@@ -3,11 +3,12 @@
 #define THAW_CACHE_POOL_H
 
 /*
- * The pool of backing `tiered`: slots of GRANULE_BYTES in one memfd. It is the memory budget: no
- * more slots have memory than the budget allows. Memory that has been touched is kept, as used
- * memory is several times faster than fresh; another granule takes its place without any system
- * call. Memory is given back for a lower budget, and when the host is short of it; where it can be
- * in segments of 2 MiB, which are a huge page. Of a pool in huge pages of the host's pool (hugetlb)
+ * The pool of backing `tiered`: slots of GRANULE_BYTES, in anonymous memory. It is the memory
+ * budget: no more slots have memory than the budget allows. Memory that has been touched is kept,
+ * as used memory is several times faster than fresh; another granule takes its place without any
+ * system call. Memory is given back for a lower budget, and when the host is short of it; where it
+ * can be in segments of 2 MiB, which are a huge page: then up to 31 slots more than was to be given
+ * back go with them (pool_thp.c). Of a pool in huge pages of the host's pool (hugetlb)
  * nothing but whole segments is given back, for a lower budget only, and what is in use keeps the
  * rest of its segment: it may stay larger than a lower budget (pool_huge.c).
  *

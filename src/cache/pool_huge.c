@@ -3,16 +3,16 @@
 /*
  * A pool in huge pages of the host's pool (hugetlb).
  *
- * All of its address space is mapped from a second memfd at first, whose pages are allocated only
+ * All of its address space is mapped from a memfd at first, whose pages are allocated only
  * here, by fallocate(2), a segment at a time before any of its slots is used: so no access can find
  * the host's pool empty, which would be SIGBUS. A new segment's slots have memory, and are free.
- * Where less than a segment is left of the budget, one is mapped from the memfd of small pages; its
+ * Where less than a segment is left of the budget, one is mapped in small pages; its
  * slots have no memory yet, as those that were given back. When the host's pool is empty, all of
  * the rest of the address space is, and the pool goes on as any other.
  *
  *     0 ......................... fresh ......................... huge.end
  *     segments, each in one huge    huge.fd, without memory; or,
- *     page or in small ones         once huge.over, p->fd
+ *     page or in small ones         once huge.over, small pages
  *
  * A huge page cannot be given back in part. So a pool that has any gives back whole segments that
  * are idle, by their addresses and not by the clock; what comes back there is small pages.
@@ -40,13 +40,10 @@ void pool_huge_init(struct pool *p)
     pthread_mutex_init(&p->huge.mu, NULL);
 }
 
-static int map_from(const struct pool *p, int fd, uint32_t first, uint32_t end)
+static int map_huge(const struct pool *p, int fd, uint32_t end)
 {
-    void *at = p->memory + first * GRANULE_BYTES;
-
-    return mmap(at, (end - first) * GRANULE_BYTES, PROT_READ | PROT_WRITE,
-                MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
-                (off_t)(first * GRANULE_BYTES)) == MAP_FAILED
+    return mmap(p->memory, end * GRANULE_BYTES, PROT_READ | PROT_WRITE,
+                MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED
                ? -errno
                : 0;
 }
@@ -61,7 +58,7 @@ int pool_huge_open(struct pool *p)
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return -errno;
     p->huge.segments = calloc(end / POOL_SEGMENT_SLOTS, sizeof(*p->huge.segments));
-    if (!p->huge.segments || map_from(p, fd, 0, end) < 0)
+    if (!p->huge.segments || map_huge(p, fd, end) < 0)
         return -ENOMEM;
     p->huge.end = end;
     p->huge.fd = TAKE_FD(fd);
@@ -104,7 +101,7 @@ static void add_huge_locked(struct pool *p)
 static void add_small_locked(struct pool *p)
 {
     for (uint32_t i = 0; i < POOL_SEGMENT_SLOTS; i++)
-        push_last(p, &p->gone, p->fresh++);
+        push_gone(p, p->fresh++);
 }
 
 /* Memory for the segment at `fresh`: 0, or -errno of a host that has none. */
@@ -133,9 +130,9 @@ static void make_segment(struct pool *p, uint32_t slots)
         return;
     over = fits && allocate(p) < 0;
     if (over)
-        r = map_from(p, p->fd, p->fresh, p->huge.end);
+        r = pool_map_small(p, p->fresh, p->huge.end);
     else if (!fits) /* the last of the budget */
-        r = map_from(p, p->fd, p->fresh, p->fresh + POOL_SEGMENT_SLOTS);
+        r = pool_map_small(p, p->fresh, p->fresh + POOL_SEGMENT_SLOTS);
     mutex_lock(&p->mu);
     p->huge.making = false;
     p->huge.over = over || r < 0;
@@ -201,10 +198,14 @@ static bool take_segment_locked(struct pool *p, uint32_t first, enum pool_give w
  */
 static bool empty_segment(const struct pool *p, uint32_t first, bool huge)
 {
-    if (huge && map_from(p, p->fd, first, first + POOL_SEGMENT_SLOTS) < 0)
+    off_t at = (off_t)(first * GRANULE_BYTES);
+
+    if (!huge)
+        return madvise(p->memory + at, SEGMENT_BYTES, MADV_DONTNEED) == 0;
+    if (pool_map_small(p, first, first + POOL_SEGMENT_SLOTS) < 0)
         return false;
-    (void)!fallocate(huge ? p->huge.fd : p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t)(first * GRANULE_BYTES), (off_t)SEGMENT_BYTES);
+    (void)!fallocate(p->huge.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+                     (off_t)SEGMENT_BYTES);
     return true;
 }
 
@@ -224,7 +225,10 @@ bool pool_huge_give_segment(struct pool *p, uint32_t slot, enum pool_give why)
     p->giving -= POOL_SEGMENT_SLOTS;
     for (uint32_t s = first; s < first + POOL_SEGMENT_SLOTS; s++) {
         p->slots[s].is_free = !given;
-        push_last(p, given ? &p->gone : &p->free, s);
+        if (given)
+            push_gone(p, s);
+        else
+            push_last(p, &p->free, s);
     }
     if (given) {
         p->live -= POOL_SEGMENT_SLOTS;

@@ -3,7 +3,7 @@
 #define THAW_CACHE_POOL_INTERNAL_H
 
 /* What a pool is made of. pool.c: who has which slot; pool_memory.c: which slots have memory;
- * pool_huge.c: the same of huge pages. */
+ * pool_thp.c: that it is in huge pages; pool_huge.c: the same with pages of hugetlb. */
 
 #include "base/thread.h"
 #include "base/units.h"
@@ -18,8 +18,9 @@ struct slot {
     struct cache *cache; /* [m] mu: borrowed, of the granule in it; it leaves before it is closed */
     uint64_t age;        /* [m] mu: no two contents have the same; 0 for none */
     uint32_t granule;    /* [m] mu */
-    uint32_t holds : 31; /* [m] mu */
+    uint32_t holds : 30; /* [m] mu */
     uint32_t is_free : 1; /* [m] mu: in the list `free` */
+    uint32_t leaving : 1; /* [m] mu: its memory is, or is going to be, given back */
     uint32_t next, prev;
 };
 
@@ -43,8 +44,17 @@ struct pool_huge {
     bool over;          /* [m] pool.mu: the host had no more */
 };
 
+/* Of a pool in transparent ones; see pool_thp.c. */
+struct pool_thp {
+    pthread_t thread;
+    bool started;        /* before and after the pool is used */
+    pthread_cond_t wake; /* there may be something to make, or it shall stop; with pool.mu */
+    bool stop;           /* [m] pool.mu */
+    pthread_mutex_t mu; /* memory is merged, or given back; before pool.mu; system calls under it */
+    bool *advised;      /* owned: [m] mu: for each segment whether the kernel may make it huge */
+};
+
 struct pool {
-    int fd;             /* owned */
     char *memory;       /* owned: slot_count slots, all mapped, few of them touched at first */
     struct slot *slots; /* owned */
     struct segment *segments; /* owned: one a slot, of which those are touched that were dirty */
@@ -64,6 +74,8 @@ struct pool {
     uint64_t last_age;             /* [m] mu */
     uint64_t evicted;              /* [m] mu */
     bool transparent;              /* huge pages are asked for by madvise(2) */
+    uint8_t *gone_of;              /* owned: [m] mu: how many slots of each segment are in `gone` */
+    struct pool_thp thp;
     struct pool_huge huge;
 };
 
@@ -102,11 +114,33 @@ static inline uint32_t pop_first(struct pool *p, struct list *l)
     return s;
 }
 
+static inline void push_surplus(struct pool *p, uint32_t s)
+{
+    p->slots[s].leaving = 1;
+    push_last(p, &p->surplus, s);
+}
+
+static inline void push_gone(struct pool *p, uint32_t s)
+{
+    p->slots[s].leaving = 0;
+    push_last(p, &p->gone, s);
+    p->gone_of[s / POOL_SEGMENT_SLOTS]++;
+}
+
+static inline void unlink_gone(struct pool *p, uint32_t s)
+{
+    unlink_slot(p, &p->gone, s);
+    p->gone_of[s / POOL_SEGMENT_SLOTS]--;
+}
+
 /** pool_evict_locked() - a granule's slot, out of the queue; or POOL_NONE */
 uint32_t pool_evict_locked(struct pool *p);
 
 /** pool_evict_slot_locked() - this one, which is in the queue; false if it cannot be had now */
 [[gnu::warn_unused_result]] bool pool_evict_slot_locked(struct pool *p, uint32_t slot);
+
+/** pool_is_calm_locked() - whether memory was short a moment ago */
+bool pool_is_calm_locked(struct pool *p);
 
 /** pool_excess_locked() - how many slots more have memory than may have */
 uint32_t pool_excess_locked(const struct pool *p);
@@ -114,7 +148,7 @@ uint32_t pool_excess_locked(const struct pool *p);
 /* --- pool_memory.c --- */
 
 /** pool_map() - address space, that costs nothing, for any budget that makes sense. 0 or -errno. */
-[[gnu::warn_unused_result]] int pool_map(struct pool *p, uint64_t bytes);
+[[gnu::warn_unused_result]] int pool_map(struct pool *p, uint64_t budget_bytes);
 
 /** pool_is_idle() - free, or of a granule that nobody waits for; which may be pinned all the same
  */
@@ -123,8 +157,12 @@ static inline bool pool_is_idle(const struct slot *s)
     return s->is_free || (s->cache && s->holds == 0);
 }
 
-/** pool_advise() - ask for transparent huge pages. 0, or -errno of a kernel that has none. */
-[[gnu::warn_unused_result]] int pool_advise(const struct pool *p);
+/** pool_map_small() - new small pages for these slots, which are lost. 0 or -errno. */
+[[gnu::warn_unused_result]] int pool_map_small(const struct pool *p, uint32_t first, uint32_t end);
+
+/** pool_empty_segment() - give the memory of all its slots back; what comes there is small pages.
+ * Under thp.mu. */
+void pool_empty_segment(struct pool *p, uint32_t first);
 
 void pool_unmap(struct pool *p);
 
@@ -137,6 +175,17 @@ void pool_shrink(struct pool *p);
 
 /** pool_give_surplus() - give the memory of surplus slots back. Not under the lock. */
 void pool_give_surplus(struct pool *p);
+
+/* --- pool_thp.c --- */
+
+/** pool_thp_start() - its thread, if the pool is in transparent huge pages. It can do without. */
+void pool_thp_start(struct pool *p);
+
+/** pool_thp_stop() - and wait for its end */
+void pool_thp_stop(struct pool *p);
+
+/** pool_thp_look_locked() - slots were taken, or allowed: wake the thread if it shall make some */
+void pool_thp_look_locked(struct pool *p);
 
 /* --- pool_huge.c --- */
 

@@ -178,7 +178,7 @@ static void show_cache(const struct thaw_host_info *host)
     if (strcmp(host->cache_backing, "file") != 0) /* whose pages the kernel takes when it likes */
         printf(", %s of a budget of %s", size_format(host->charged_bytes, charged),
                size_format(host->memory_budget, budget));
-    if (strcmp(host->huge_pages, "off") != 0)
+    if (host->huge_bytes > 0 || strcmp(host->huge_pages, "hugetlb") == 0)
         printf(", %s in huge pages (%s)", size_format(host->huge_bytes, charged), host->huge_pages);
     if (host->disk_tier)
         printf(", %s of %s on disk (%s)", size_format(host->disk_bytes, charged),

@@ -49,7 +49,7 @@ static const struct option_spec options[] = {
     {"cache-backing", "BACKING", "how caches keep bytes: tiered (default), memfd, file",
      CACHE_BACKING},
     {"cache-huge-pages", "KIND",
-     "memory of backing tiered in huge pages: off (default), thp, hugetlb", CACHE_HUGE_PAGES},
+     "memory of backing tiered in huge pages: thp (default), off, hugetlb", CACHE_HUGE_PAGES},
     {"disk-budget", "SIZE", "disk that backing tiered may take, or none (default: a quarter)",
      DISK_BUDGET},
     {"memory-budget", "SIZE", "memory that caches may take (default: a quarter of what is free)",

@@ -11,8 +11,8 @@
 #include "base/cleanup.h"
 #include "base/size.h"
 
-#define THP_FILE      "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-#define THP_2M_FILE   "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled"
+#define THP_FILE      "/sys/kernel/mm/transparent_hugepage/enabled"
+#define THP_2M_FILE   "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled"
 #define HUGETLB_FREE  "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 #define HUGETLB_EXTRA "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages"
 
@@ -64,7 +64,7 @@ static bool is_chosen(const char *line, const char *choice)
     return at && strncmp(at + 1, choice, n) == 0 && at[n + 1] == ']';
 }
 
-/* Kernels since 6.11 have a switch for each size, which may leave it to the one for all sizes. */
+/* Kernels since 6.8 have a switch for each size, which may leave it to the one for all sizes. */
 static bool thp_missing(const char *root, char why[HUGE_PAGES_WHY_BYTES])
 {
     char all[256], size[256];
@@ -74,16 +74,14 @@ static bool thp_missing(const char *root, char why[HUGE_PAGES_WHY_BYTES])
         snprintf(why, HUGE_PAGES_WHY_BYTES, "this kernel has none: there is no %s", THP_FILE);
         return true;
     }
-    if (is_chosen(all, "deny")) {
-        word = "deny";
-    } else if (read_line(root, THP_2M_FILE, size) && !is_chosen(size, "inherit")) {
+    if (read_line(root, THP_2M_FILE, size) && !is_chosen(size, "inherit")) {
         file = THP_2M_FILE;
         word = is_chosen(size, "never") ? "never" : NULL;
     } else if (is_chosen(all, "never")) {
         word = "never";
     }
     if (word)
-        snprintf(why, HUGE_PAGES_WHY_BYTES, "%s is %s; write \"advise\" to it", file, word);
+        snprintf(why, HUGE_PAGES_WHY_BYTES, "%s is %s; write \"madvise\" to it", file, word);
     return word != NULL;
 }
 
@@ -131,7 +129,7 @@ uint64_t huge_pages_mapped(const char *start, const char *end)
     while (fgets(line, sizeof(line), f)) {
         if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
             inside = from >= (uintptr_t)start && to <= (uintptr_t)end;
-        else if (inside && sscanf(line, "ShmemPmdMapped: %lu kB", &kib) == 1)
+        else if (inside && sscanf(line, "AnonHugePages: %lu kB", &kib) == 1)
             bytes += kib * KIB;
     }
     fclose(f);

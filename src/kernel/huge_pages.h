@@ -20,7 +20,7 @@
  * @HUGE_PAGES_THP: transparent ones: what the kernel finds, else small ones (madvise(2))
  * @HUGE_PAGES_HUGETLB: from the pool that the operator has reserved (vm.nr_hugepages)
  */
-enum huge_pages { HUGE_PAGES_OFF, HUGE_PAGES_THP, HUGE_PAGES_HUGETLB, HUGE_PAGES_KINDS };
+enum huge_pages { HUGE_PAGES_THP, HUGE_PAGES_OFF, HUGE_PAGES_HUGETLB, HUGE_PAGES_KINDS };
 
 /** huge_pages_name() - "off", "thp", "hugetlb" */
 const char *huge_pages_name(enum huge_pages kind);
@@ -39,8 +39,8 @@ const char *huge_pages_name(enum huge_pages kind);
                                                     uint64_t bytes, char why[HUGE_PAGES_WHY_BYTES]);
 
 /**
- * huge_pages_mapped() - bytes of the mappings of memfds from @start on, up to @end, that are in
- * transparent huge pages (ShmemPmdMapped of /proc/self/smaps); 0 if that cannot be read. Slow.
+ * huge_pages_mapped() - bytes of the anonymous mappings from @start on, up to @end, that are in
+ * transparent huge pages (AnonHugePages of /proc/self/smaps); 0 if that cannot be read. Slow.
  */
 uint64_t huge_pages_mapped(const char *start, const char *end);
 

@@ -46,6 +46,7 @@ struct thaw_host {
     uint64_t disk_budget;           /* 0: the usual one */
     bool no_disk;
     enum huge_pages huge;
+    bool huge_asked;
     void (*warn)(void *arg, const char *text); /* may be NULL */
     void *warn_arg;
     bool backing_given; /* by an option */

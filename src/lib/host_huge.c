@@ -9,6 +9,7 @@
 
 int host_huge_init(struct thaw_host *h, const struct thaw_host_options *o, struct thaw_error *e)
 {
+    h->huge_asked = o->cache_huge_pages;
     if (o->cache_huge_pages && huge_pages_parse(o->cache_huge_pages, &h->huge) < 0)
         return err_set(e, -EINVAL, "there are no huge pages '%s'; there are off, thp and hugetlb",
                        o->cache_huge_pages);
@@ -18,12 +19,12 @@ int host_huge_init(struct thaw_host *h, const struct thaw_host_options *o, struc
 void host_huge_check(const struct thaw_host *h, enum cache_backing backing)
 {
     char why[HUGE_PAGES_WHY_BYTES], text[HUGE_PAGES_WHY_BYTES + 64];
-    bool missing = h->huge != HUGE_PAGES_OFF;
+    bool missing = h->huge_asked && h->huge != HUGE_PAGES_OFF;
 
     if (missing && backing != CACHE_BACKING_TIERED)
         snprintf(why, sizeof(why), "caches of backing %s have none; use tiered",
                  cache_backing_name(backing));
-    else
+    else if (missing)
         missing = huge_pages_missing("", h->huge, h->budget, why);
     if (!missing || !h->warn)
         return;

@@ -119,15 +119,12 @@ static void its_memory_has_a_name(void **state)
     int fd;
 
     (void)state;
-    if (backing == CACHE_BACKING_FILE) {
+    if (backing == CACHE_BACKING_FILE)
         a_file_has_a_name_and_is_removed();
+    if (backing != CACHE_BACKING_MEMFD)
         return;
-    }
     c = new_cache("memfile", GRANULE_BYTES);
-    if (backing == CACHE_BACKING_TIERED)
-        find_fds("/memfd:thaw:pool", &fd);
-    else
-        fd = find_cache_fd("memfile");
+    fd = find_cache_fd("memfile");
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, 0), -1);
     assert_int_equal(errno, EPERM);

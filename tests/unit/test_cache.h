@@ -17,6 +17,8 @@
 
 #include "base/units.h"
 #include "cache/cache.h"
+#include "cache/pool_internal.h"
+#include "cache/set_internal.h"
 #include "scratch.h"
 #include "unit.h"
 
@@ -143,15 +145,26 @@ static inline bool has_cache_fd(const char *object)
     return backing == CACHE_BACKING_TIERED || find_cache_fd(object) >= 0;
 }
 
-/** pool_bytes() - the memory of the pool as the kernel counts it */
+/** pool_bytes() - the memory of the pool as the kernel counts it, but for pages of hugetlb */
 static inline int64_t pool_bytes(void)
 {
-    struct stat st;
-    int fd;
+    uintptr_t start = (uintptr_t)caches->pool->memory;
+    uintptr_t end = start + caches->pool->slot_count * GRANULE_BYTES;
+    FILE *f = fopen("/proc/self/smaps", "re");
+    unsigned long from, to, kib;
+    bool inside = false;
+    char line[512];
+    int64_t bytes = 0;
 
-    assert_int_equal(find_fds("/memfd:thaw:pool", &fd), 1);
-    assert_int_equal(fstat(fd, &st), 0);
-    return (int64_t)st.st_blocks * 512;
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            inside = from >= start && to <= end;
+        else if (inside && sscanf(line, "Rss: %lu kB", &kib) == 1)
+            bytes += (int64_t)(kib * KIB);
+    }
+    fclose(f);
+    return bytes;
 }
 
 /** reserve() - with room that is taken for it */

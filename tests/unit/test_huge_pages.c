@@ -75,20 +75,18 @@ static void transparent_ones(void **state)
 {
     (void)state;
     assert_true(missing(HUGE_PAGES_THP, "this kernel has none"));
-    put(THP "shmem_enabled", "always within_size advise [never] deny force\n");
-    assert_true(missing(HUGE_PAGES_THP, "write \"advise\""));
-    put(THP "shmem_enabled", "always within_size [advise] never deny force\n");
+    put(THP "enabled", "always madvise [never]\n");
+    assert_true(missing(HUGE_PAGES_THP, "write \"madvise\""));
+    put(THP "enabled", "always [madvise] never\n");
     assert_false(missing(HUGE_PAGES_THP, ""));
 
-    put(THP "hugepages-2048kB/shmem_enabled", "always inherit within_size advise [never]\n");
+    put(THP "hugepages-2048kB/enabled", "always inherit madvise [never]\n");
     assert_true(missing(HUGE_PAGES_THP, "hugepages-2048kB"));
-    put(THP "shmem_enabled", "always within_size advise [never] deny force\n");
-    put(THP "hugepages-2048kB/shmem_enabled", "always [inherit] within_size advise never\n");
+    put(THP "enabled", "always madvise [never]\n");
+    put(THP "hugepages-2048kB/enabled", "always [inherit] madvise never\n");
     assert_true(missing(HUGE_PAGES_THP, "never"));
-    put(THP "hugepages-2048kB/shmem_enabled", "always inherit within_size [advise] never\n");
+    put(THP "hugepages-2048kB/enabled", "always inherit [madvise] never\n");
     assert_false(missing(HUGE_PAGES_THP, ""));
-    put(THP "shmem_enabled", "always within_size advise never [deny] force\n");
-    assert_true(missing(HUGE_PAGES_THP, "deny"));
 }
 
 static void reserved_ones(void **state)
