@@ -20,6 +20,7 @@
 int pool_create(uint64_t budget_bytes, enum huge_pages huge, struct pool **ret)
 {
     struct pool *p = calloc(1, sizeof(*p));
+    char why_not[HUGE_PAGES_WHY_BYTES];
     int r;
 
     if (!p)
@@ -35,7 +36,7 @@ int pool_create(uint64_t budget_bytes, enum huge_pages huge, struct pool **ret)
         return r;
     }
     p->limit = pool_limit(p, budget_bytes);
-    p->transparent = huge == HUGE_PAGES_THP;
+    p->transparent = huge == HUGE_PAGES_THP && !huge_pages_missing("", huge, budget_bytes, why_not);
     if (huge == HUGE_PAGES_HUGETLB)
         (void)!pool_huge_open(p); /* small pages will do */
     pool_thp_start(p);

@@ -73,7 +73,7 @@ struct pool {
     uint64_t given_bytes;          /* [m] mu: because memory was short */
     uint64_t last_age;             /* [m] mu */
     uint64_t evicted;              /* [m] mu */
-    bool transparent;              /* huge pages are asked for by madvise(2) */
+    bool transparent;              /* in transparent huge pages, which the operator allows */
     uint8_t *gone_of;              /* owned: [m] mu: how many slots of each segment are in `gone` */
     struct pool_thp thp;
     struct pool_huge huge;

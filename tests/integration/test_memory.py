@@ -357,6 +357,24 @@ def the_pool_is_in_huge_pages(case):
     run("1G")
 
 
+def the_pool_is_in_transparent_huge_pages(case):
+    """Unless told otherwise, where the operator allows it."""
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="utf-8") as f:
+            allowed = "[never]" not in f.read()
+    except OSError as e:
+        skip(f"this kernel has none: {e}")
+    image = case.image("memory", "48M", "random")
+    build = case.create(image)
+    for args, kind in (((), "thp"), (("--cache-huge-pages", "off"), "off")):
+        thaw = case.resume(build, "--memory-budget", "32M", *args)
+        _, thaw = touch(case, image, thaw=thaw)
+        result = result_of(thaw)["cache"]
+        check_equal(result["huge_pages"], kind, "kind")
+        check_equal(result["huge_bytes"] > 0, allowed and kind == "thp", f"{kind}: {result}")
+        check(result["huge_bytes"] <= 32 << 20, f"more than the budget: {result}")
+
+
 def huge_pages_are_removed(case):
     reserve_huge_pages(case, 32)
     image = case.image("memory", "64M")
@@ -405,7 +423,8 @@ GROUPS = {
     "populate": (populates_in_the_background, population_races_with_faults_and_removes,
                  population_passes_over_what_is_damaged),
     "huge-pages": (huge_pages_are_put_together, huge_pages_of_a_small_pool,
-                   the_pool_is_in_huge_pages, huge_pages_are_removed,
+                   the_pool_is_in_huge_pages,
+                   the_pool_is_in_transparent_huge_pages, huge_pages_are_removed,
                    a_damaged_piece_fails_its_huge_page),
     "kvm-guest": (kvm_guest_runs,),
 }
