@@ -218,6 +218,7 @@ static bool merge_next(struct pool *p, uint32_t *at, bool *ret_left)
 
 /* --- the thread --- */
 
+/* Nobody wakes it for a segment that is full of small pages. So while that is to come, it looks. */
 static void wait_locked(struct pool *p, bool left, unsigned *again_s)
 {
     struct timespec until;
@@ -232,9 +233,10 @@ static void wait_locked(struct pool *p, bool left, unsigned *again_s)
     pthread_cond_clockwait(&p->thp.wake, &p->mu, CLOCK_MONOTONIC, &until);
 }
 
-static bool is_wanted_locked(const struct pool *p, uint32_t at)
+/* Not while memory is short: merging takes 2 MiB before it gives 512 pages. */
+static bool may_merge_locked(struct pool *p, uint32_t at)
 {
-    return at < p->fresh / POOL_SEGMENT_SLOTS;
+    return at < p->fresh / POOL_SEGMENT_SLOTS && !pool_is_calm_locked(p);
 }
 
 static void *keep_huge(void *arg)
@@ -249,8 +251,8 @@ static void *keep_huge(void *arg)
     while (!p->thp.stop) {
         if (add_one_locked(p))
             continue;
-        if (!is_wanted_locked(p, at)) {
-            wait_locked(p, left, &again_s);
+        if (!may_merge_locked(p, at)) {
+            wait_locked(p, left || p->live < p->limit, &again_s);
             at = 0;
             left = false;
             continue;
