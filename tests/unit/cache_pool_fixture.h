@@ -13,7 +13,7 @@
 #define RESERVE PASSING_PLACES /* of so small a pool */
 #define OBJECT  (8 * SLOTS)    /* granules */
 
-static enum huge_pages pages_of_pool; /* transparent huge ones, or off */
+static enum huge_pages pages_of_pool = HUGE_PAGES_OFF; /* or transparent huge ones */
 
 static inline int set_up(void **state)
 {

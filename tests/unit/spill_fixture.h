@@ -35,6 +35,7 @@ static inline void spill_open(uint64_t disk_bytes)
         .io = &layers.gate.engine,
         .disk_bytes = disk_bytes,
         .budget_bytes = SPILL_BUDGET,
+        .huge = HUGE_PAGES_OFF,
     });
     disk_fixture_open(false);
 }

@@ -30,8 +30,10 @@ static inline void spilling_open(struct io_engine *io, uint64_t blocks)
 {
     uint32_t granules = cache_spill_granules(blocks * PAGE_BYTES);
     struct cache_spill_options to = {.inbox = &inbox, .resume = resume};
-    struct cache_set_options options = {
-        .backing = CACHE_BACKING_TIERED, .io = io, .budget_bytes = CACHE_BUDGET_MIN};
+    struct cache_set_options options = {.backing = CACHE_BACKING_TIERED,
+                                        .io = io,
+                                        .budget_bytes = CACHE_BUDGET_MIN,
+                                        .huge = HUGE_PAGES_OFF};
 
     options.folder = cache_folder = scratch_make();
     assert_int_equal(cache_set_create(&options, &caches, NULL), 0);

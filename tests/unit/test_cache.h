@@ -34,7 +34,11 @@ static inline struct cache_set *new_set(enum cache_backing with, const char *fol
                                         uint64_t budget_bytes)
 {
     struct cache_set_options options = {
-        .backing = with, .folder = folder, .budget_bytes = budget_bytes};
+        .backing = with,
+        .folder = folder,
+        .budget_bytes = budget_bytes,
+        .huge = HUGE_PAGES_OFF, /* then the pool is as large as what was taken */
+    };
     struct cache_set *set;
 
     assert_int_equal(cache_set_create(&options, &set, NULL), 0);

@@ -179,5 +179,6 @@ int main(void)
         TEST(nobody_reads_what_is_anothers),
     };
 
+    pages_of_pool = HUGE_PAGES_THP;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -338,5 +338,6 @@ int main(void)
         TEST(address_space_may_be_short),
     };
 
+    pages_of_pool = HUGE_PAGES_THP;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,8 @@ static void create_caches(void)
     struct cache_set_options options = {.backing = CACHE_BACKING_TIERED,
                                         .folder = cache_folder,
                                         .io = &gate.engine,
-                                        .budget_bytes = CACHE_BUDGET_MIN};
+                                        .budget_bytes = CACHE_BUDGET_MIN,
+                                        .huge = HUGE_PAGES_OFF};
 
     setenv("THAW_IO", "uring", 1); /* so that no read goes past the gate */
     assert_int_equal(cache_set_create(&options, &caches, NULL), 0);

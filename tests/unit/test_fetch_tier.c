@@ -59,6 +59,7 @@ static void open_caches(struct io_engine *io, uint64_t budget, struct cache_set 
         .folder = folder,
         .io = io,
         .budget_bytes = budget,
+        .huge = HUGE_PAGES_OFF,
     };
 
     assert_int_equal(cache_set_create(&set, ret_caches, NULL), 0);
