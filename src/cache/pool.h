@@ -72,7 +72,8 @@ struct segment;
 enum pool_use { POOL_DEMAND, POOL_BACKGROUND, POOL_DIRTY };
 
 /**
- * pool_create() - nothing is allocated but tables. Returns: 0 or -errno.
+ * pool_create() - in transparent huge pages its thread begins to make a few segments; else nothing
+ * is allocated but tables. Returns: 0 or -errno.
  * @huge: what its memory shall be in; where that cannot be had, it is in small pages
  */
 [[gnu::warn_unused_result]] int pool_create(uint64_t budget_bytes, enum huge_pages huge,
@@ -97,7 +98,8 @@ void pool_resize(struct pool *p, uint64_t budget_bytes);
  *
  * What is free goes first, then granules by the clock, each with the rest of its segment if nobody
  * uses that; neither what is pinned, held or dirty. An eighth of the budget stays, and
- * CACHE_BUDGET_MIN. Another budget ends the calm. Returns how many bytes it was.
+ * CACHE_BUDGET_MIN, or in transparent huge pages up to 31 slots less. Another budget ends the calm.
+ * Returns how many bytes it was.
  */
 uint64_t pool_give_back(struct pool *p, uint64_t calm_until_ns);
 
